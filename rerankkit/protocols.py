@@ -1,0 +1,241 @@
+"""The data that flows through rerankkit and the Protocol of every part, on one page.
+
+    Reader     ->  Group                     a query with its candidates
+    Strategy   ->  asks                      which documents are looked at together
+    Formatter  Ask -> Prompt                 text in pieces, each with a role
+    Collator   Prompts -> Rows -> Batch      tokens cut to fit, then tensors
+    Backbone   Batch -> hidden states
+    Head       hidden states -> scores       float32, one per asked document
+    Loss       scores, labels, mask -> number
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from rerankkit.lazy import torch
+
+Role = Literal["fixed", "query", "document"]
+Asked = tuple[int, ...]
+"""Positions, in a group, of the documents that one prompt shows."""
+Order = list[tuple[int, float]]
+"""A ranking: (position in the group, score), best first."""
+
+
+@dataclass(slots=True)
+class Group:
+    """One query with its candidate documents: the unit that moves through everything.
+
+    Args:
+        labels: Relevance of each document, higher is better; 0 is not relevant.
+        teacher_scores: A teacher's score of each document, for distillation.
+        first_scores: The first stage's score of each document, for the baseline and for interpolation.
+        judged: Every known judgement of the query by document id. Measures count a relevant document that the first
+            stage missed; None means that `labels` are all there is.
+    """
+
+    query: str
+    docs: list[str]
+    labels: list[float] | None = None
+    teacher_scores: list[float] | None = None
+    qid: str = ""
+    doc_ids: list[str] | None = None
+    first_scores: list[float] | None = None
+    judged: dict[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("labels", "teacher_scores", "doc_ids", "first_scores"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.docs):
+                raise ValueError(
+                    f"group {self.qid or self.query[:40]!r}: {len(self.docs)} docs but {len(values)} {name}; "
+                    "give one for each document"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """One document of a ranking: its position among the given documents, its score, its text."""
+
+    index: int
+    score: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One question to the model: these documents of this group, in this order."""
+
+    group: Group
+    docs: Asked
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text with a role: `fixed` is the prompt's own and never cut; `query` and `document` are a user's, so they may
+    be cut and can never become a special token."""
+
+    text: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is shown to the model for one ask.
+
+    Args:
+        add_special_tokens: Whether the tokenizer adds its own (such as BOS); False where the pieces hold them already,
+            as after a chat template.
+    """
+
+    pieces: tuple[Piece, ...]
+    add_special_tokens: bool = True
+
+
+@dataclass(slots=True)
+class Row:
+    """One prompt as tokens, cut to fit. The whole sequence is `prefix + ids`.
+
+    Args:
+        roles: The role of each token of `prefix + ids`.
+        prefix: The leading tokens that all prompts of the group share and that are computed once.
+        cut_query: How many tokens of the query were left out.
+        cut_document: How many tokens of the document were left out.
+    """
+
+    ids: list[int]
+    roles: list[Role]
+    prefix: tuple[int, ...] = ()
+    cut_query: int = 0
+    cut_document: int = 0
+
+
+@dataclass(slots=True)
+class Tokens:
+    """Token sequences padded on the right: `ids` and `mask`, both [rows, length]; `mask` is 1 on real tokens."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    type_ids: torch.Tensor | None = None
+
+    def to(self, device: Any, **options: Any) -> Tokens:
+        return _moved(self, device, options)
+
+
+@dataclass(slots=True)
+class Batch:
+    """What a backbone reads at once, and where the answers are.
+
+    Args:
+        tokens: The rows, without their shared prefixes.
+        answer: Position, in each row of `tokens`, whose hidden state gives the answer. [rows]
+        prefix: The distinct shared prefixes, or None when nothing is shared.
+        prefix_of: Which prefix each row continues. [rows]
+        place: Group and document of each row's first score, for training. [rows, 2]
+        labels: [groups, docs], for training.
+        mask: Which scores exist. [groups, docs], for training.
+    """
+
+    tokens: Tokens
+    answer: torch.Tensor
+    prefix: Tokens | None = None
+    prefix_of: torch.Tensor | None = None
+    place: torch.Tensor | None = None
+    labels: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+
+    def to(self, device: Any, **options: Any) -> Batch:
+        return _moved(self, device, options)
+
+
+def _moved(value: Any, device: Any, options: dict[str, Any]) -> Any:
+    parts = {field.name: getattr(value, field.name) for field in fields(value)}
+    return replace(value, **{k: v if v is None else v.to(device, **options) for k, v in parts.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The rows of a language model's output layer for some tokens, and what turns their products into logits.
+
+    logit = softcap * tanh(scale * (rows @ hidden + bias) / softcap), without the tanh where `softcap` is None.
+    """
+
+    rows: torch.Tensor  # [tokens, width]
+    bias: torch.Tensor | None = None  # [tokens]
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Reads groups from a source; iterating again starts anew."""
+
+    def __iter__(self) -> Iterator[Group]: ...
+
+
+@runtime_checkable
+class Formatter(Protocol):
+    """Writes the prompt of one ask. The tokenizer is given for its chat template."""
+
+    def format(self, ask: Ask, tokenizer: Any) -> Prompt: ...
+
+
+@runtime_checkable
+class Collator(Protocol):
+    """Turns prompts into rows of tokens, and rows into tensors."""
+
+    def encode(self, prompts: Sequence[Prompt], tokenizer: Any) -> list[Row]: ...
+
+    def collate(self, rows: Sequence[Row], tokenizer: Any, prefixes: Sequence[tuple[int, ...]] = ()) -> Batch: ...
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A model with its tokenizer. `module` holds its weights; `shares_prefix` says whether it can go on from the
+    state of a prefix."""
+
+    tokenizer: Any
+    module: Any
+    shares_prefix: bool
+
+    def read_prefix(self, prefix: Tokens) -> Any: ...
+
+    def hidden(self, batch: Batch, state: Any = None) -> torch.Tensor: ...  # [rows, length, width]
+
+    def vocabulary(self, token_ids: Sequence[int]) -> Vocabulary: ...
+
+    def save(self, folder: Path) -> None: ...
+
+
+@runtime_checkable
+class Head(Protocol):
+    """Reads scores off hidden states. `module` holds its weights, None where it has none."""
+
+    module: Any
+
+    def bind(self, backbone: Backbone) -> None: ...
+
+    def score(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor: ...  # [rows, docs asked], float32
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """A number from scores [groups, docs], labels [groups, docs] and a mask of the scores that exist."""
+
+    def __call__(self, scores: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor: ...
+
+
+@runtime_checkable
+class Strategy(Protocol):
+    """Decides what is asked.
+
+    `rank` is a generator: it yields lists of asks, receives their scores (one list for each ask, one score for each
+    of its documents), and returns the order. `training_asks` covers each document of a training group once.
+    """
+
+    def rank(self, group: Group) -> Generator[list[Asked], list[list[float]], Order]: ...
+
+    def training_asks(self, group: Group) -> list[Asked]: ...
