@@ -1,0 +1,44 @@
+"""The plain sections of a recipe: what may stand in [engine], [sampling] and [evaluation]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How prompts are batched when ranking; it changes speed and memory, never scores.
+
+    Args:
+        batch_tokens: Tokens in one batch, padding included.
+        prefix_tokens: Tokens of shared prefixes whose state is kept at once.
+    """
+
+    batch_tokens: int = 2048
+    prefix_tokens: int = 4096
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a training group is drawn from a reader's group, anew in every epoch, from the seed.
+
+    Args:
+        group_size: Documents of a training group: one positive and negatives.
+        random_negatives: How many of the negatives are other queries' documents; the rest are the query's own.
+        hardest: Only the first so many of a query's own negatives are drawn from; None takes all.
+    """
+
+    group_size: int = 8
+    random_negatives: int = 0
+    hardest: int | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured during training and by `rerankkit evaluate`.
+
+    Args:
+        measures: In ir-measures' spelling; the first one chooses the best checkpoint.
+    """
+
+    measures: list[str] = field(default_factory=lambda: ["nDCG@10", "RR@10"])
