@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from rerankkit.errors import InputError
+from rerankkit.lazy import torch
+
+SHIPPED = Path(__file__).parent / "adapters"
 
 
 @dataclass(frozen=True)
@@ -12,7 +18,8 @@ class Lora:
 
     Args:
         target_modules: Names of linear layers, or "all-linear" for all but the output layer.
-        merge: Fold the adapter into the saved backbone; False keeps it apart in `adapter/`.
+        start: An adapter to go on from: a folder, or `shipped:NAME`. Its r, alpha and targets must be the ones here.
+        merge: Fold the adapter into the saved backbone; False saves it apart, in `adapter/`, beside the base's name.
     """
 
     r: int = 16
@@ -20,18 +27,55 @@ class Lora:
     lora_dropout: float = 0.0
     target_modules: list[str] | str = "all-linear"
     use_rslora: bool = False
-    merge: bool = False
+    start: str | None = None
+    merge: bool = True
 
 
 def add_lora(model: Any, lora: Lora) -> Any:
-    """Wrap a transformers model with a fresh adapter; its trainable weights are float32."""
-    from peft import LoraConfig, get_peft_model
+    """Wrap a transformers model with an adapter, fresh or gone on from; its trainable weights are float32."""
+    from peft import LoraConfig, PeftModel, get_peft_model
 
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.lora_alpha,
-        lora_dropout=lora.lora_dropout,
-        target_modules=lora.target_modules,
-        use_rslora=lora.use_rslora,
-    )
-    return get_peft_model(model, config)  # autocast_adapter_dtype keeps the adapter in float32
+    if lora.start is None:
+        config = LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.lora_alpha,
+            lora_dropout=lora.lora_dropout,
+            target_modules=lora.target_modules,
+            use_rslora=lora.use_rslora,
+        )
+        try:
+            return get_peft_model(model, config)
+        except ValueError as error:
+            raise InputError(f"lora: target_modules = {lora.target_modules!r} does not fit this model: {error}") from error
+    folder = adapter_folder(lora.start)
+    found = LoraConfig.from_pretrained(str(folder))
+    for name in ("r", "lora_alpha", "use_rslora"):
+        if getattr(found, name) != getattr(lora, name):
+            raise InputError(
+                f"lora: the adapter {lora.start} has {name} = {getattr(found, name)}, the recipe says "
+                f"{getattr(lora, name)}; write the adapter's value"
+            )
+    return PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+
+
+def adapter_folder(start: str) -> Path:
+    """Where an adapter lies: a folder, or one that comes with rerankkit."""
+    folder = SHIPPED / start.removeprefix("shipped:") if start.startswith("shipped:") else Path(start)
+    if not (folder / "adapter_config.json").is_file():
+        shipped = ", ".join(f"shipped:{path.parent.name}" for path in sorted(SHIPPED.glob("*/adapter_config.json")))
+        raise InputError(f"lora: no adapter at {start!r}; give a folder with adapter_config.json, or one of: {shipped}")
+    return folder
+
+
+def effective_rows(layer: Any, rows: torch.Tensor) -> torch.Tensor:
+    """The given rows of a linear layer's weight, with an adapter's share where it has one. [rows, width]"""
+    from peft.tuners.lora import LoraLayer
+
+    if not isinstance(layer, LoraLayer):
+        return layer.weight[rows]
+    weight = layer.base_layer.weight[rows]
+    if layer.merged or layer.disable_adapters:
+        return weight
+    for name in layer.active_adapters:
+        weight = weight + layer.scaling[name] * (layer.lora_B[name].weight[rows] @ layer.lora_A[name].weight)
+    return weight

@@ -1,0 +1,8 @@
+"""The operations of rerankkit as a small library: torch alone, nothing of rerankkit.
+
+Each op is a folder: `reference.py` defines it in plain PyTorch that also runs in float64, `torch.py` is the fast path.
+"""
+
+from rerankkit_kernels.pair_score import pair_score
+
+__all__ = ["pair_score"]

@@ -1,0 +1,188 @@
+"""A causal language model of transformers, with its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rerankkit.errors import InputError, RunError
+from rerankkit.lazy import torch, transformers
+from rerankkit.lora import Lora, add_lora, effective_rows
+from rerankkit.protocols import Batch, Tokens, Vocabulary
+from rerankkit.registry import registry
+from rerankkit.weights import explain_loading_failure, resolve_model
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "auto": "auto"}
+
+
+@registry.backbones("hf_causal.v1")
+def hf_causal(
+    name: str,
+    dtype: Literal["fp32", "bf16", "fp16", "auto"] = "fp32",
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa",
+    revision: str | None = None,
+    share_prefix: bool = True,
+    lora: Lora | None = None,
+) -> HFCausal:
+    """A causal language model, such as Qwen3, Llama or SmolLM2. Code from a model's repository is never run.
+
+    Recipe:
+        [model.backbone]
+        @backbones = "hf_causal.v1"
+        name = "embedded:smollm2-135m-instruct"
+        dtype = "fp32"
+
+        [model.backbone.lora]
+        r = 16
+
+    Args:
+        name: A hub id, a folder, or `embedded:NAME` for weights that an installed package carries.
+        dtype: "auto" is the checkpoint's own.
+        revision: Branch, tag or commit of a hub id.
+        share_prefix: Compute the tokens that a query's prompts begin with once. Only where every layer attends to
+            everything before it; elsewhere it is left off.
+    """
+    try:
+        path = resolve_model(name)
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=DTYPES[dtype],
+            attn_implementation=attention,
+            revision=revision or "main",
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            path, revision=revision or "main", trust_remote_code=False
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise explain_loading_failure(name, error) from error
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise RunError(f"{name} lacks {len(report['missing_keys'])} weights of a causal language model, such as {missing}")
+    _refuse_other_architectures(name, model.config)
+    model.eval()
+    return HFCausal(name, tokenizer, add_lora(model, lora) if lora else model, share_prefix, lora)
+
+
+def _refuse_other_architectures(name: str, config: Any) -> None:
+    """A classifier loads as a language model without a word, and then ranks at random."""
+    known = config.architectures or []
+    if known and not any(n.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for n in known):
+        raise InputError(f"{name} is a {known[0]}, not a causal language model; hf_causal.v1 cannot use it")
+
+
+@dataclass
+class PrefixState:
+    """What the model keeps of the shared prefixes: keys and values of each layer [prefixes, heads, length, width]."""
+
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
+    mask: torch.Tensor  # [prefixes, length]
+
+
+class HFCausal:
+    def __init__(self, name: str, tokenizer: Any, module: Any, share_prefix: bool, lora: Lora | None) -> None:
+        self.name = name
+        self.tokenizer = tokenizer
+        self.module = module
+        self.lora = lora
+        self.shares_prefix = share_prefix and _attends_to_everything(self.model.config)
+        self._vocabulary_checked = False
+
+    @property
+    def model(self) -> Any:
+        """The transformers model, inside its adapters where it has some."""
+        return self.module.get_base_model() if self._has_adapter else self.module
+
+    @property
+    def _has_adapter(self) -> bool:
+        return hasattr(self.module, "peft_config")
+
+    def read_prefix(self, prefix: Tokens) -> PrefixState:
+        output = self.model.get_decoder()(input_ids=prefix.ids, attention_mask=prefix.mask, use_cache=True)
+        layers = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
+        return PrefixState(layers, prefix.mask)
+
+    def hidden(self, batch: Batch, state: Any = None) -> torch.Tensor:
+        """Final hidden states, after the last norm: [rows, length, width]."""
+        decoder, tokens = self.model.get_decoder(), batch.tokens
+        if batch.prefix_of is None:
+            return decoder(input_ids=tokens.ids, attention_mask=tokens.mask, use_cache=False).last_hidden_state
+        if state is None:
+            assert batch.prefix is not None
+            state = self.read_prefix(batch.prefix)
+        mask = state.mask[batch.prefix_of]  # [rows, prefix length]
+        lengths = mask.sum(1, keepdim=True)
+        longest = int(lengths.max())
+        pasts = [
+            (k[:, :, :longest][batch.prefix_of], v[:, :, :longest][batch.prefix_of]) for k, v in state.layers
+        ]
+        return decoder(
+            input_ids=tokens.ids,
+            attention_mask=torch.cat([mask[:, :longest], tokens.mask], dim=1),
+            position_ids=lengths + torch.arange(tokens.ids.shape[1], device=tokens.ids.device),
+            past_key_values=transformers.DynamicCache(pasts),
+            use_cache=True,
+        ).last_hidden_state
+
+    def vocabulary(self, token_ids: Sequence[int]) -> Vocabulary:
+        head, config = self.model.get_output_embeddings(), self.model.config.get_text_config()
+        base = head.base_layer if self._has_adapter and hasattr(head, "base_layer") else head
+        rows = torch.tensor(list(token_ids), device=base.weight.device)
+        settings = config.to_dict()
+        vocabulary = Vocabulary(
+            rows=effective_rows(head, rows),
+            bias=None if base.bias is None else base.bias[rows],
+            scale=settings.get("logit_scale") or 1.0 / (settings.get("logits_scaling") or 1.0),
+            softcap=settings.get("final_logit_softcapping"),
+        )
+        self._check_vocabulary(token_ids, vocabulary)
+        return vocabulary
+
+    def save(self, folder: Path) -> None:
+        """Write `backbone/`, which transformers loads by itself, or `adapter/` where LoRA is to stay apart.
+
+        A merged adapter is merged here and now, so that the model in memory and the one on disk are the same.
+        """
+        if self._has_adapter and self.lora is not None and not self.lora.merge:
+            self.module.save_pretrained(folder / "adapter", save_embedding_layers=False)
+            return
+        if self._has_adapter:
+            self.module = self.module.merge_and_unload(safe_merge=True)
+        self.module.save_pretrained(folder / "backbone")
+        self.tokenizer.save_pretrained(folder / "backbone")
+
+    def _check_vocabulary(self, token_ids: Sequence[int], vocabulary: Vocabulary) -> None:
+        """Some architectures transform their logits in ways of their own: compare with the model's once."""
+        if self._vocabulary_checked:
+            return
+        ids = torch.tensor([list(token_ids)], device=vocabulary.rows.device)
+        with torch.no_grad():
+            output = self.model(input_ids=ids, output_hidden_states=False)
+            hidden = self.model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
+            ours = token_logits(hidden, vocabulary)
+        theirs = output.logits[0, -1, list(token_ids)].float()
+        if not torch.allclose(ours, theirs, rtol=0.02, atol=0.05):
+            raise RunError(
+                f"{self.name} computes its logits in a way that hf_causal.v1 does not know "
+                f"({theirs.tolist()} against {ours.tolist()}); it cannot be used"
+            )
+        self._vocabulary_checked = True
+
+
+def token_logits(hidden: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
+    """Logits of a vocabulary's tokens after hidden states [..., width]: [..., tokens], float32."""
+    logits = hidden.float() @ vocabulary.rows.float().T
+    if vocabulary.bias is not None:
+        logits = logits + vocabulary.bias.float()
+    logits = logits * vocabulary.scale
+    return logits if vocabulary.softcap is None else vocabulary.softcap * torch.tanh(logits / vocabulary.softcap)
+
+
+def _attends_to_everything(config: Any) -> bool:
+    cache = transformers.DynamicCache(config=config)
+    layer = transformers.cache_utils.DynamicLayer
+    return bool(cache.layers) and all(type(cached) is layer for cached in cache.layers)

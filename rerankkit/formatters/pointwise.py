@@ -1,0 +1,101 @@
+"""One document, one query, one question: the prompt of a pointwise LLM reranker."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from rerankkit.errors import InputError
+from rerankkit.protocols import Ask, Piece, Prompt, Role
+from rerankkit.registry import registry
+
+FIELDS: dict[str, Role] = {"query": "query", "document": "document"}
+_BRACES = re.compile(r"\{\{|\}\}|\{(\w*)\}|[{}]")
+_STAND_IN = "\N{OBJECT REPLACEMENT CHARACTER}template\N{OBJECT REPLACEMENT CHARACTER}"
+
+
+@registry.formatters("pointwise.v1")
+@dataclass(frozen=True)
+class Pointwise:
+    """Fills a template with the query and one document, as plain text or as a chat turn.
+
+    Recipe:
+        [model.formatter]
+        @formatters = "pointwise.v1"
+        template = "Query: {query}\\nDocument: {document}\\nDoes the document answer the query?"
+        chat = true
+
+    Args:
+        template: The user's turn of a chat, or the whole prompt. `{{` and `}}` are literal braces.
+        chat: Render through the tokenizer's chat template; False for base models.
+        system: The system turn of a chat; empty leaves the choice to the chat template.
+        answer_prefix: Text after which the answer is read, behind the chat template's own opening of the turn.
+    """
+
+    template: str = "Query: {query}\nDocument: {document}\nDoes the document answer the query? Answer yes or no:"
+    chat: bool = False
+    system: str = ""
+    answer_prefix: str = ""
+
+    def __post_init__(self) -> None:
+        for argument, message in self.check(template=self.template, chat=self.chat, system=self.system):
+            raise InputError(f"pointwise.v1, {argument}: {message}")
+
+    @staticmethod
+    def check(template: str = template, chat: bool = False, system: str = "") -> Iterator[tuple[str, str]]:
+        """Say what is wrong with a template without building anything."""
+        names = [_field(match) for match in _BRACES.finditer(template)]
+        for name in sorted({n for n in names if n is not None and n not in FIELDS}):
+            said = f"{{{name}}}" if name.isidentifier() else "a brace that belongs to no field"
+            yield "template", f"{said} is unknown; use {{query}} and {{document}}, and {{{{ }}}} for literal braces"
+        for name in FIELDS:
+            if names.count(name) != 1:
+                yield "template", f"must contain {{{name}}} once, found {names.count(name)} times"
+        if system and not chat:
+            yield "system", "needs chat = true; a plain prompt has no system turn"
+
+    def format(self, ask: Ask, tokenizer: Any) -> Prompt:
+        (position,) = ask.docs
+        user = self._pieces({"query": ask.group.query, "document": ask.group.docs[position]})
+        if not self.chat:
+            return Prompt(tuple([*user, Piece(self.answer_prefix, "fixed")]))
+        before, after = _chat_frame(tokenizer, self.system)
+        return Prompt((Piece(before, "fixed"), *user, Piece(after + self.answer_prefix, "fixed")), False)
+
+    def _pieces(self, texts: dict[str, str]) -> list[Piece]:
+        pieces, end = [], 0
+        literal = ""
+        for match in _BRACES.finditer(self.template):
+            literal += self.template[end : match.start()]
+            end = match.end()
+            name = _field(match)
+            if name is None:
+                literal += match.group()[0]
+                continue
+            pieces += [Piece(literal, "fixed"), Piece(texts[name], FIELDS[name])]
+            literal = ""
+        return [*pieces, Piece(literal + self.template[end:], "fixed")]
+
+
+def _field(match: re.Match[str]) -> str | None:
+    """The name in braces; None for a doubled brace; "" or the brace itself for a stray one."""
+    if match.group() in ("{{", "}}"):
+        return None
+    return match.group(1) if match.group(1) is not None else match.group()
+
+
+@lru_cache(maxsize=8)
+def _chat_frame(tokenizer: Any, system: str) -> tuple[str, str]:
+    """What the chat template writes before and after the user's text."""
+    if not tokenizer.chat_template:
+        raise InputError("pointwise.v1: chat = true, but this model's tokenizer has no chat template; set chat = false")
+    turns = [{"role": "system", "content": system}] if system else []
+    turns.append({"role": "user", "content": _STAND_IN})
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    before, found, after = text.partition(_STAND_IN)
+    if not found or _STAND_IN in after:
+        raise InputError("pointwise.v1: the chat template does not show the user's turn exactly once")
+    return before, after

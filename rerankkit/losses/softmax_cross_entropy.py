@@ -1,0 +1,38 @@
+"""Softmax cross-entropy over the group: the positives against all candidates of their query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rerankkit.lazy import torch
+from rerankkit.registry import registry
+
+
+@registry.losses("softmax_cross_entropy.v1")
+@dataclass(frozen=True)
+class SoftmaxCrossEntropy:
+    """ListNet's top-one loss with labels as weights: -sum(label / sum(labels) * log softmax(score)).
+
+    Several positives share the target in proportion to their labels. A group without a positive counts zero.
+
+    Recipe:
+        [loss]
+        @losses = "softmax_cross_entropy.v1"
+        temperature = 1.0
+
+    Args:
+        temperature: Divides the scores. 1.0 suits logits; similarities in [-1, 1] want about 0.05.
+
+    Source: Bruch et al. 2019, "An Analysis of the Softmax Cross Entropy Loss for Learning-to-Rank", ICTIR.
+    """
+
+    temperature: float = 1.0
+
+    def __call__(self, scores: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        # a masked score takes no part: the lowest finite number, as -inf would make an empty group NaN
+        logits = (scores / self.temperature).masked_fill(~mask, torch.finfo(scores.dtype).min)  # [groups, docs]
+        weights = (labels.clamp(min=0) * mask).to(scores.dtype)
+        total = weights.sum(-1, keepdim=True)
+        target = weights / total.masked_fill(total == 0, 1.0)
+        losses = -(target * logits.log_softmax(-1)).sum(-1)  # [groups]
+        return losses.sum() / (total > 0).sum().clamp(min=1)
