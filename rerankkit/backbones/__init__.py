@@ -1,0 +1,1 @@
+"""Backbones: hidden states from tensors, one component a file."""

@@ -1,0 +1,1 @@
+"""Collators: tokens and tensors from prompts, one component a file."""

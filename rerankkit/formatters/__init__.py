@@ -1,0 +1,1 @@
+"""Formatters: the prompt of an ask, one component a file."""

@@ -1,0 +1,1 @@
+"""Heads: scores from hidden states, one component a file."""

@@ -1,0 +1,1 @@
+"""Losses: a number from scores and labels, one component a file."""

@@ -1,0 +1,1 @@
+"""Readers: groups from a source, one component a file."""

@@ -1,0 +1,1 @@
+"""Strategies: an order from scores, one component a file."""
