@@ -1,16 +1,23 @@
 """The house rules that a reader counts on, checked on the files themselves."""
 
 import ast
+import inspect
 import os
+import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
+from configparser import ConfigParser
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 
+from rerankkit.registry import registry
+
 ROOT = Path(__file__).parent.parent
-NAMESPACES = ("readers", "formatters", "collators", "backbones", "heads", "losses", "strategies")
+NAMESPACES = tuple(registry.namespaces())
 COMPONENTS = sorted(file for name in NAMESPACES for file in (ROOT / "rerankkit" / name).glob("[!_]*.py"))
 SOURCES = sorted(
     file for folder in ("rerankkit", "kernels", "tests", "benchmarks") for file in ROOT.glob(f"{folder}/**/*.py")
@@ -28,6 +35,20 @@ def __getattr__(name):
 
 def relative(file: Path) -> str:
     return file.relative_to(ROOT).as_posix()
+
+
+def parts() -> Iterator[tuple[str, str, Any]]:
+    """Namespace, name and factory of every part that rerankkit itself brings."""
+    for namespace, catalogue in registry.namespaces().items():
+        for name in catalogue.names():
+            if registry.origin(namespace, name).package == "rerankkit":
+                yield namespace, name, catalogue.get(name)
+
+
+def recipe_block(factory: Any) -> str:
+    """The indented lines under `Recipe:` in a docstring; empty where there are none."""
+    block = re.search(r"^Recipe:\n((?:(?: +.*)?\n)+)", (inspect.getdoc(factory) or "") + "\n", flags=re.MULTILINE)
+    return textwrap.dedent(block[1]) if block else ""
 
 
 def lines(file: Path) -> int:
@@ -124,3 +145,33 @@ def test_components_have_open_signatures_and_no_hidden_imports() -> None:
             if isinstance(node, ast.Name) and node.id == "TYPE_CHECKING":
                 found.append(f"{relative(file)}:{node.lineno} TYPE_CHECKING")
     assert found == []
+
+
+def test_one_word_in_every_place() -> None:
+    """`@heads` in a recipe is the folder rerankkit/heads, and `yes_no.v1` the file yes_no.py in it."""
+    written = {(namespace, name): Path(registry.namespace(namespace).find(name).file) for namespace, name, _ in parts()}
+    elsewhere = [
+        f"{namespace} {name} is written in {file}"
+        for (namespace, name), file in written.items()
+        if file != ROOT / "rerankkit" / namespace / f"{name.rsplit('.v', 1)[0]}.py"
+    ]
+    assert elsewhere == []
+    assert set(COMPONENTS) == set(written.values())
+
+
+def test_every_option_of_a_part_has_a_type_that_resolves() -> None:
+    untyped = []
+    for namespace, name, factory in parts():
+        hints = get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+        untyped += [f"{namespace} {name}: {key}" for key in inspect.signature(factory).parameters if key not in hints]
+    assert untyped == []
+
+
+def test_every_part_shows_how_a_recipe_writes_it() -> None:
+    wrong = []
+    for namespace, name, factory in parts():
+        written = ConfigParser(interpolation=None)
+        written.read_string(recipe_block(factory))
+        if [section[f"@{namespace}"] for section in written.values() if f"@{namespace}" in section] != [f'"{name}"']:
+            wrong.append(f"{namespace} {name}: its docstring has no Recipe: block of it")
+    assert wrong == []
