@@ -1,0 +1,180 @@
+"""TREC runs and qrels, in and out.
+
+trec_eval ignores the rank column of a run and orders by score, equal scores by document id backwards, after rounding
+scores to float32. A ranking of ours is therefore written with scores that float32 tells apart: where a score does not
+lie below the one before it, it becomes the next smaller float32. All tools then see the order that we ranked in.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from rerankkit.errors import InputError, RunError
+from rerankkit.jsonl_lines import text_lines
+
+Run = dict[str, dict[str, float]]
+"""The score of each document, by query; a ranking's documents stand best first."""
+Qrels = dict[str, dict[str, int]]
+"""The grade of each judged document, by query."""
+
+_HEADER_ENDS = {"score", "rel", "relevance", "label", "grade"}
+
+
+def ranked_scores(ranking: Iterable[tuple[str, float]], qid: str) -> dict[str, float]:
+    """The scores of a ranking, made strictly decreasing in float32 so that its order is the only one they allow."""
+    import numpy as np
+
+    scores: dict[str, float] = {}
+    before = np.float32(np.inf)
+    for docid, score in ranking:
+        _require_finite(score, qid, docid)
+        if docid in scores:
+            raise InputError(f"query {qid!r}: document {docid!r} is ranked twice")
+        before = min(np.float32(score), np.nextafter(before, np.float32(-np.inf)))
+        if not np.isfinite(before):
+            raise InputError(f"query {qid!r}: no float32 lies below the lowest score; scale the scores")
+        scores[docid] = float(before)
+    return scores
+
+
+def best_first(scores: Mapping[str, float]) -> list[str]:
+    """Document ids as trec_eval orders them: by float32 score, equal scores by id backwards."""
+    import numpy as np
+
+    # two stable sorts: first the ids backwards, then the scores
+    return sorted(sorted(scores, reverse=True), key=lambda docid: -np.float32(scores[docid]))
+
+
+def _usable(score: float) -> bool:
+    return math.isfinite(score) and abs(score) <= 3.4028235e38
+
+
+def _require_finite(score: float, qid: str, docid: str) -> None:
+    if not _usable(score):
+        raise InputError(f"query {qid!r}, document {docid!r}: the score {score} is not a finite number")
+
+
+def require_finite(run: Run) -> None:
+    """Refuses a run with a score that is not a number or infinite, naming its query and document."""
+    for qid, scores in run.items():
+        for docid, score in scores.items():
+            _require_finite(score, qid, docid)
+
+
+def read_run(path: str | Path) -> Run:
+    """Reads `qid Q0 docid rank score tag` lines; each query's documents come in trec_eval's order."""
+    run: Run = {}
+    for number, text in text_lines(path):
+        place, fields = f"{path}:{number}", _fields(text)
+        if not fields:
+            continue
+        if len(fields) != 6:
+            raise InputError(
+                f"{place}: expected 6 columns, 'qid Q0 docid rank score tag', but found {len(fields)}: {_cut(text)}"
+            )
+        qid, docid = fields[0], fields[2]
+        documents = run.setdefault(qid, {})
+        if docid in documents:
+            raise InputError(f"{place}: query {qid!r} has document {docid!r} a second time")
+        documents[docid] = _score(fields[4], place)
+    if not run:
+        raise InputError(f"{path}: no ranked document in this file")
+    return {qid: {docid: scores[docid] for docid in best_first(scores)} for qid, scores in run.items()}
+
+
+def _score(text: str, place: str) -> float:
+    import numpy as np
+
+    try:
+        value = float(text.replace("_", "?"))
+    except ValueError:
+        raise InputError(f"{place}: the score must be a number, but it is {text!r}") from None
+    if not _usable(value):
+        raise InputError(f"{place}: the score {text} is not a finite number")
+    return float(np.float32(value))
+
+
+def write_run(run: Run, path: str | Path, tag: str = "rerankkit") -> None:
+    """Writes a run, each query best first, equal scores in the given order; the file appears whole or not at all."""
+    if not tag or len(tag.split()) != 1:
+        raise InputError(f"a run's tag must be one word, but it is {tag!r}")
+    write_whole(path, _run_lines(run, tag))
+
+
+def _run_lines(run: Run, tag: str) -> Iterator[str]:
+    for qid, scores in run.items():
+        _require_word(qid, "query")
+        ordered = sorted(scores.items(), key=lambda item: -item[1])
+        for rank, (docid, score) in enumerate(ranked_scores(ordered, qid).items(), start=1):
+            _require_word(docid, "document")
+            yield f"{qid} Q0 {docid} {rank} {score!r} {tag}\n"
+
+
+def _require_word(name: str, what: str) -> None:
+    if not name or any(letter.isspace() for letter in name):
+        raise InputError(f"the {what} id {name!r} cannot stand in a TREC run: ids must be one word without white space")
+
+
+def write_whole(path: str | Path, lines: Iterable[str]) -> None:
+    """Writes a text file under a temporary name and renames it, so that no half-written file is ever seen."""
+    path = Path(path)
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", newline="\n", dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            temporary = file.name
+            file.writelines(lines)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def read_qrels(path: str | Path) -> Qrels:
+    """Reads TREC qrels (`qid 0 docid grade`) or BEIR's (`query-id corpus-id score`, with or without that header)."""
+    qrels: Qrels = {}
+    for number, text in text_lines(path):
+        place = f"{path}:{number}"
+        fields = text.strip("\r\n").split("\t") if text.count("\t") == 2 else _fields(text)
+        if not fields or (number == 1 and fields[-1].lower() in _HEADER_ENDS):
+            continue
+        if len(fields) not in (3, 4):
+            raise InputError(
+                f"{place}: expected 3 columns, 'query-id corpus-id score', or 4, 'qid 0 docid grade', "
+                f"but found {len(fields)}: {_cut(text)}"
+            )
+        qid, docid, grade = fields[0], fields[-2], fields[-1].strip()
+        if not re.fullmatch(r"[+-]?[0-9]{1,9}", grade):
+            raise InputError(f"{place}: the grade must be a whole number, but it is {grade!r}")
+        documents = qrels.setdefault(qid, {})
+        if docid in documents:
+            raise InputError(f"{place}: query {qid!r} has document {docid!r} a second time")
+        documents[docid] = int(grade)
+    if not qrels:
+        raise InputError(f"{path}: no judgement in this file")
+    return qrels
+
+
+def _fields(text: str) -> list[str]:
+    # as C does it: other white space of Unicode may be part of an id
+    return [field for field in re.split(r"[ \t\r\n\v\f]+", text) if field]
+
+
+def _cut(text: str) -> str:
+    text = text.strip()
+    return repr(text if len(text) <= 60 else text[:57] + "...")
