@@ -1,0 +1,118 @@
+"""Reads a BEIR folder: its judged queries, each with the candidates of a first stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rerankkit.collection import (
+    Collection,
+    candidates_from_bm25,
+    candidates_from_run,
+    read_corpus,
+    read_queries,
+    require_positive,
+)
+from rerankkit.errors import InputError
+from rerankkit.jsonl_lines import nearest
+from rerankkit.protocols import Group, Reader
+from rerankkit.registry import registry
+
+
+@registry.readers("beir.v1")
+def beir(
+    path: str,
+    split: str = "train",
+    candidates: int = 20,
+    add_positives: bool = False,
+    limit: int | None = None,
+    run: str | None = None,
+    seed: int = 0,
+) -> Reader:
+    """Reads a BEIR folder, with BM25's best documents of each judged query as its candidates.
+
+    Recipe:
+        [data.train]
+        @readers = "beir.v1"
+        path = "data/scifact"
+        split = "train"
+        candidates = 20
+        add_positives = true
+
+    Args:
+        path: A folder with corpus.jsonl, queries.jsonl (each perhaps .gz) and qrels/{split}.tsv.
+        candidates: How many documents the first stage gives a query, best first.
+        add_positives: Append the relevant documents that the first stage missed. For training; measures over such
+            groups would flatter.
+        limit: Take a sample of so many queries, the same for the same seed.
+        run: A TREC run to take the candidates from, instead of BM25 (k1 0.9, b 0.4, English stop words).
+    """
+    return Beir(Path(path), split, candidates, add_positives, limit, run, seed)
+
+
+class Beir:
+    """The groups of one split, made at the first iteration and kept for the next ones."""
+
+    def __init__(
+        self,
+        path: Path,
+        split: str,
+        candidates: int,
+        add_positives: bool,
+        limit: int | None,
+        run: str | None,
+        seed: int,
+    ) -> None:
+        require_positive(candidates, "candidates")
+        require_positive(limit, "limit")
+        self.corpus, self.queries = _file(path, "corpus.jsonl"), _file(path, "queries.jsonl")
+        self.qrels = _qrels(path, split)
+        self.candidates, self.add_positives, self.limit, self.run, self.seed = (
+            candidates,
+            add_positives,
+            limit,
+            run,
+            seed,
+        )
+        self._groups: list[Group] | None = None
+
+    def __iter__(self) -> Iterator[Group]:
+        if self._groups is None:
+            self._groups = self._read()
+        return iter(self._groups)
+
+    def _read(self) -> list[Group]:
+        from rerankkit.trec import read_qrels
+
+        data = Collection(read_corpus(self.corpus), read_queries(self.queries), read_qrels(self.qrels))
+        data.report_unknown(str(self.qrels))
+        qids = data.judged_queries(self.limit, self.seed)
+        if not qids:
+            raise InputError(f"{self.qrels}: none of its queries is in {self.queries}")
+        if self.run is None:
+            ranked = candidates_from_bm25(data.corpus, {qid: data.queries[qid] for qid in qids}, self.candidates)
+        else:
+            ranked = candidates_from_run(self.run, data.corpus, data.queries, self.candidates)
+        return data.groups(ranked, qids, self.add_positives)
+
+
+def _file(folder: Path, name: str) -> Path:
+    if not folder.is_dir():
+        raise InputError(
+            f"no such folder: {folder}; beir.v1 reads a folder with corpus.jsonl, queries.jsonl and qrels/"
+        )
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise InputError(f"{folder}: neither {name} nor {name}.gz is in this folder, so it is not in BEIR's form")
+
+
+def _qrels(folder: Path, split: str) -> Path:
+    path = folder / "qrels" / f"{split}.tsv"
+    if not path.is_file():
+        splits = sorted(p.stem for p in path.parent.glob("*.tsv"))
+        raise InputError(
+            f"{folder}: no split {split!r}, which would be {path}; splits: {', '.join(splits) or 'none'}"
+            f"{nearest(splits, [split])}"
+        )
+    return path
