@@ -12,7 +12,7 @@ from rerankkit.bm25 import BM25
 from rerankkit.errors import InputError
 from rerankkit.jsonl_lines import read_lines
 from rerankkit.protocols import Group
-from rerankkit.trec import Qrels, Run, best_first, ranked_scores, read_run
+from rerankkit.trec import Qrels, Run, best_first, ranked_scores, read_run, run_line
 
 log = logging.getLogger("rerankkit")
 
@@ -38,7 +38,12 @@ class Collection:
             add_positives: Append the relevant documents that the run missed, with the run's lowest score. For
                 training only: measures over such groups flatter.
         """
-        return [self._group(qid, run.get(qid, {}), add_positives) for qid in (self.queries if qids is None else qids)]
+        groups = [self._group(qid, run.get(qid, {}), add_positives) for qid in (self.queries if qids is None else qids)]
+        if empty := [group.qid for group in groups if not group.docs]:
+            log.warning(
+                "the first stage found nothing for %d of %d queries, such as %r", len(empty), len(groups), empty[0]
+            )
+        return groups
 
     def _group(self, qid: str, scores: dict[str, float], add_positives: bool) -> Group:
         judged = self.qrels.get(qid)
@@ -132,14 +137,14 @@ def candidates_from_run(path: str | Path, corpus: dict[str, str], queries: dict[
     strangers = [qid for qid in run if qid not in queries]
     if strangers:
         raise InputError(
-            f"{path}: {len(strangers)} of {len(run)} queries are not among the queries, such as {strangers[0]!r}; "
-            "give the queries that the run was made for"
+            f"{path}:{run_line(path, 0, strangers[0])}: query {strangers[0]!r} is not among the queries "
+            f"({len(strangers)} of {len(run)} are not); give the queries that the run was made for"
         )
     missing = [docid for scores in run.values() for docid in scores if docid not in corpus]
     if missing:
         raise InputError(
-            f"{path}: {len(missing)} ranked documents are not in the corpus, such as {missing[0]!r}; "
-            "give the corpus that the run was made for"
+            f"{path}:{run_line(path, 2, missing[0])}: document {missing[0]!r} is not in the corpus "
+            f"({len(missing)} ranked documents are not); give the corpus that the run was made for"
         )
     return {
         qid: ranked_scores([(docid, scores[docid]) for docid in best_first(scores)[:k]], qid)

@@ -87,6 +87,12 @@ def read_run(path: str | Path) -> Run:
     return {qid: {docid: scores[docid] for docid in best_first(scores)} for qid, scores in run.items()}
 
 
+def run_line(path: str | Path, column: int, value: str) -> int:
+    """The number of the first line of a run with this value in a column, for messages."""
+    rows = ((number, _fields(text)) for number, text in text_lines(path))
+    return next(number for number, fields in rows if fields and fields[column] == value)
+
+
 def _score(text: str, place: str) -> float:
     import numpy as np
 

@@ -26,6 +26,7 @@ SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 SKIPPED = {"site-packages", "dist-packages", "test", "tests", "idlelib", "turtledemo", "lib2to3", "ensurepip"}
 QUERY_WORDS = range(4, 31)
 DOCUMENT_WORDS = 20
+_NAMED = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @registry.readers("stdlib_docs.v1")
@@ -147,9 +148,6 @@ def _docstrings(path: Path) -> Iterator[tuple[str, str]]:
             if isinstance(child, ast.stmt)
         ]
         waiting += reversed(inside)
-
-
-_NAMED = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def as_pair(docstring: str) -> tuple[str, str] | None:
