@@ -109,11 +109,10 @@ def embedded_model(name: str, verify: bool = False) -> Path:
         return source.parent
 
     def make(folder: Path) -> None:
-        converter, missing = model.convert, [need for need in model.needs if importlib.util.find_spec(need) is None]
-        if missing or converter is None:
-            raise InputError(
-                f"{PREFIX}{name} needs {' and '.join(missing)} to be converted: pip install {' '.join(missing)}"
-            )
+        missing = [module for module in model.needs if importlib.util.find_spec(module) is None]
+        if missing:
+            modules = " ".join(missing)
+            raise InputError(f"{PREFIX}{plain} needs {modules} for its conversion, once: pip install {modules}")
         converter(source, folder)
         (folder / "README.md").write_text(
             f"{model.title}, converted by rerankkit from {model.file} as carried by {model.package} {model.version}; "

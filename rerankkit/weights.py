@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from rerankkit.embedded import MODELS, PREFIX, embedded_model, find, folder_of, locate
 from rerankkit.errors import InputError, RunError
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+_HUB_ID = re.compile(r"[a-z0-9][\w.-]*(/[a-z0-9][\w.-]*)?", re.ASCII | re.IGNORECASE)
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _PATIENCE = 5.0  # seconds for the hub to take a connection
 
@@ -43,7 +43,7 @@ def check_model_name(name: str) -> None:
         locate(name)
         return
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         _require_config(folder)
     elif folder.is_file():
         raise InputError(f"{name!r} is a file; give the folder that holds it and its config.json")
@@ -75,6 +75,8 @@ def loading(name: str | Path) -> Iterator[None]:
 
 def explain_loading_failure(name: str | Path, error: BaseException) -> InputError | RunError:
     """One sentence, with its remedy, for what `from_pretrained` raised on a model."""
+    if isinstance(error, InputError | RunError):
+        return error
     name, chain = str(name), _chain(error)
     for link in chain:
         if isinstance(link, OSError) and link.errno == errno.ENOSPC:
@@ -105,6 +107,8 @@ def _explain_hub(name: str, chain: list[BaseException]) -> InputError | RunError
                 f"the hub has no model {name!r}: check the spelling at {page}, or, if it is private, "
                 "log in with `hf auth login`; for a folder write ./ in front"
             )
+        if isinstance(link, errors.RevisionNotFoundError):
+            return InputError(f"{name!r} has no such revision: choose a branch, tag or commit at {page}/commits/main")
     for link in chain:
         if isinstance(link, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
             if constants.HF_HUB_OFFLINE and not _offline_by_us:
@@ -112,8 +116,8 @@ def _explain_hub(name: str, chain: list[BaseException]) -> InputError | RunError
             else:
                 why = f"{constants.ENDPOINT} cannot be reached: check the network"
             return RunError(
-                f"{name!r} is not in the local cache ({constants.HF_HUB_CACHE}) and {why}, "
-                f"or use a folder or an {PREFIX} model"
+                f"{name!r} is neither a folder nor in the cache ({constants.HF_HUB_CACHE}), and {why}, "
+                f"or name a folder or an {PREFIX} model"
             )
         if isinstance(link, errors.HfHubHTTPError) and not isinstance(link, errors.EntryNotFoundError):
             return RunError(f"the hub could not give {name!r} ({_first_line(link)}); try again later")
@@ -203,7 +207,8 @@ def _folder(name: str) -> Path | None:
     if name.startswith(PREFIX):
         return folder_of(name)
     if not _is_hub_id(name):
-        return Path(name).expanduser()
+        folder = Path(name).expanduser()
+        return folder if folder.is_dir() else None
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(name, "config.json")
@@ -216,6 +221,7 @@ def _is_hub_id(name: str | Path) -> bool:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
+    """The exception and those that it was raised from."""
     links: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in links:
