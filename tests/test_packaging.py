@@ -13,6 +13,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from rerankkit import __version__
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -29,7 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 def test_the_wheel_has_two_packages_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     top_level = {name.split("/")[0] for name in wheel.namelist()}
-    assert top_level == {"rerankkit", "rerankkit_kernels", f"rerankkit-{PROJECT['version']}.dist-info"}
+    assert top_level == {"rerankkit", "rerankkit_kernels", f"rerankkit-{__version__}.dist-info"}
 
 
 def test_the_wheel_holds_every_module_and_recipe(wheel: zipfile.ZipFile) -> None:
@@ -45,7 +47,7 @@ def test_the_wheel_holds_every_module_and_recipe(wheel: zipfile.ZipFile) -> None
 
 
 def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
-    info = f"rerankkit-{PROJECT['version']}.dist-info"
+    info = f"rerankkit-{__version__}.dist-info"
     metadata = HeaderParser().parsestr(wheel.read(f"{info}/METADATA").decode())
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
