@@ -22,6 +22,7 @@ Run = dict[str, dict[str, float]]
 Qrels = dict[str, dict[str, int]]
 """The grade of each judged document, by query."""
 
+_SMALLEST = 2.0**-126  # of the normal float32
 _HEADER_ENDS = {"score", "rel", "relevance", "label", "grade"}
 
 
@@ -35,7 +36,10 @@ def ranked_scores(ranking: Iterable[tuple[str, float]], qid: str) -> dict[str, f
         _require_finite(score, qid, docid)
         if docid in scores:
             raise InputError(f"query {qid!r}: document {docid!r} is ranked twice")
-        before = min(np.float32(score), np.nextafter(before, np.float32(-np.inf)))
+        below = np.nextafter(before, np.float32(-np.inf))
+        if abs(below) < _SMALLEST:  # some processes read the even smaller numbers as 0
+            below = np.float32(0.0 if before > 0 else -_SMALLEST)
+        before = min(np.float32(score if abs(score) >= _SMALLEST else 0.0), below)
         if not np.isfinite(before):
             raise InputError(f"query {qid!r}: no float32 lies below the lowest score; scale the scores")
         scores[docid] = float(before)
@@ -107,23 +111,22 @@ def _score(text: str, place: str) -> float:
 
 def write_run(run: Run, path: str | Path, tag: str = "rerankkit") -> None:
     """Writes a run, each query best first, equal scores in the given order; the file appears whole or not at all."""
-    if not tag or len(tag.split()) != 1:
-        raise InputError(f"a run's tag must be one word, but it is {tag!r}")
+    _require_word(tag, "the tag")
     write_whole(path, _run_lines(run, tag))
 
 
 def _run_lines(run: Run, tag: str) -> Iterator[str]:
     for qid, scores in run.items():
-        _require_word(qid, "query")
+        _require_word(qid, "the query id")
         ordered = sorted(scores.items(), key=lambda item: -item[1])
         for rank, (docid, score) in enumerate(ranked_scores(ordered, qid).items(), start=1):
-            _require_word(docid, "document")
+            _require_word(docid, "the document id")
             yield f"{qid} Q0 {docid} {rank} {score!r} {tag}\n"
 
 
 def _require_word(name: str, what: str) -> None:
     if not name or any(letter.isspace() for letter in name):
-        raise InputError(f"the {what} id {name!r} cannot stand in a TREC run: ids must be one word without white space")
+        raise InputError(f"{what} {name!r} cannot stand in a TREC run: it must be one word without white space")
 
 
 def write_whole(path: str | Path, lines: Iterable[str]) -> None:

@@ -1,0 +1,82 @@
+"""A BEIR folder becomes groups of candidates."""
+
+import gzip
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from rerankkit.errors import InputError
+from rerankkit.readers.beir import beir
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    documents = [("d1", "Cats", "purr"), ("d2", "", "cats and dogs"), ("007", "", "mice fear cats"), ("d4", "", "")]
+    rows = "".join(json.dumps({"_id": i, "title": title, "text": text}) + "\n" for i, title, text in documents)
+    (tmp_path / "corpus.jsonl.gz").write_bytes(gzip.compress(rows.encode()))
+    queries = [("q1", "cats"), ("q2", "dogs purr"), ("q3", "mice"), ("q4", "zebra"), ("q5", "unjudged")]
+    (tmp_path / "queries.jsonl").write_text("".join(json.dumps({"_id": i, "text": t}) + "\n" for i, t in queries))
+    (tmp_path / "qrels").mkdir()
+    judgements = ["q4\td1\t1", "q1\t007\t2", "q1\td1\t0", "q2\td4\t1", "q3\tgone\t1", "q9\td1\t1"]
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "\n".join(judgements) + "\n")
+    (tmp_path / "qrels" / "train.tsv").write_text("q5\td1\t1\n")
+    return tmp_path
+
+
+def test_candidates_come_from_bm25(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "rerankkit"):
+        groups = {group.qid: group for group in beir(str(folder), "test")}
+    assert list(groups) == ["q1", "q2", "q3", "q4"]
+    first = groups["q1"]
+    assert first.doc_ids is not None and first.first_scores is not None
+    assert sorted(first.doc_ids) == ["007", "d1", "d2"]
+    assert "Cats purr" in first.docs
+    assert dict(zip(first.doc_ids, first.labels or [], strict=True)) == {"007": 2, "d1": 0, "d2": 0}
+    assert first.first_scores == sorted(first.first_scores, reverse=True)
+    assert groups["q3"].judged == {"gone": 1}
+    assert groups["q4"].docs == []
+    assert "1 judged queries are unknown and left out, such as 'q9'" in caplog.text
+    assert "1 judgements name documents that the corpus lacks, such as 'gone'" in caplog.text
+
+
+def test_training_groups_hold_the_positives_that_bm25_missed(folder: Path) -> None:
+    groups = {group.qid: group for group in beir(str(folder), "test", candidates=1, add_positives=True)}
+    assert groups["q2"].doc_ids is not None
+    assert groups["q2"].doc_ids[-1] == "d4"
+    assert groups["q2"].labels == [0, 1]
+    assert (groups["q4"].doc_ids, groups["q4"].labels) == (["d1"], [1])
+
+
+def test_a_sample_is_the_same_for_the_same_seed_and_every_iteration(folder: Path) -> None:
+    reader = beir(str(folder), "test", limit=2, seed=3)
+    sample = [group.qid for group in reader]
+    assert len(sample) == 2
+    assert (
+        sample == [group.qid for group in reader] == [group.qid for group in beir(str(folder), "test", limit=2, seed=3)]
+    )
+
+
+def test_candidates_can_come_from_a_run(folder: Path) -> None:
+    (folder / "first.trec").write_text("q1 Q0 d4 1 3 x\nq1 Q0 007 2 2 x\nq1 Q0 d1 3 1 x\n")
+    groups = list(beir(str(folder), "test", candidates=2, run=str(folder / "first.trec")))
+    assert [group.doc_ids for group in groups] == [["d4", "007"], [], [], []]
+    assert groups[0].first_scores == [3, 2]
+
+
+def test_a_wrong_folder_or_split_is_refused_at_once(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no split 'tset'.*splits: test, train; did you mean \"test\""):
+        beir(str(folder), "tset")
+    with pytest.raises(InputError, match="no such folder"):
+        beir(str(folder / "missing"))
+    with pytest.raises(InputError, match="neither corpus.jsonl nor"):
+        beir(str(folder / "qrels"))
+    with pytest.raises(InputError, match="candidates must be at least 1"):
+        beir(str(folder), candidates=0)
+
+
+def test_qrels_of_another_collection_are_refused(folder: Path) -> None:
+    (folder / "qrels" / "dev.tsv").write_text("x\td1\t1\n")
+    with pytest.raises(InputError, match=r"dev\.tsv: none of its queries is in"):
+        list(beir(str(folder), "dev"))

@@ -1,0 +1,106 @@
+"""Queries and corpora from files, and the groups that a first stage makes of them."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rerankkit.collection import (
+    Collection,
+    candidates_from_bm25,
+    candidates_from_run,
+    read_corpus,
+    read_queries,
+    sampled,
+)
+from rerankkit.errors import InputError
+
+CORPUS = {"d1": "cat dog", "d2": "dog mouse", "d3": "cheese"}
+QUERIES = {"q1": "cat", "q2": "dog mouse", "q3": "zebra"}
+
+
+def write(path: Path, *rows: Any) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_queries_and_documents_by_any_of_their_names(tmp_path: Path) -> None:
+    queries = write(tmp_path / "q", {"_id": "007", "text": "a", "metadata": {}}, {"qid": "2", "query": "b"})
+    assert read_queries(queries) == {"007": "a", "2": "b"}
+    corpus = write(
+        tmp_path / "d",
+        {"_id": "1", "title": "T", "text": "x"},
+        {"doc_id": "2", "text": ""},
+        {"id": "3", "title": "", "text": "y"},
+    )
+    assert read_corpus(corpus) == {"1": "T x", "2": "", "3": "y"}
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({"_id": "1", "text": "b"}, "id '1' was given before, in line 1"),
+        ({"_id": 2, "text": "b"}, '"_id" must be text'),
+        ({"text": "b"}, 'id: expected "_id" or "id"'),
+        ({"_id": "2", "txt": "b"}, 'text: expected "text"'),
+        ({"_id": "2", "text": None}, 'text: expected "text"'),
+        ({"_id": "2", "text": ["b"]}, '"text" must be text, but it is a list'),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path: Path, bad: Any, says: str) -> None:
+    path = write(tmp_path / "data.jsonl", {"_id": "1", "text": "a"}, bad)
+    for read in (read_queries, read_corpus):
+        with pytest.raises(InputError) as error:
+            read(path)
+        assert str(error.value).startswith(f"{path}:2: ")
+        assert says in str(error.value)
+
+
+def test_an_empty_query_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match='q:1: "text" is empty'):
+        read_queries(write(tmp_path / "q", {"_id": "1", "text": " "}))
+
+
+def test_groups_hold_candidates_labels_and_all_judgements(caplog: pytest.LogCaptureFixture) -> None:
+    data = Collection(CORPUS, QUERIES, {"q1": {"d1": 2, "d3": 1, "gone": 1}, "q3": {"d1": 1}})
+    run = candidates_from_bm25(CORPUS, QUERIES, 5)
+    with caplog.at_level(logging.WARNING, "rerankkit"):
+        first, second, third = data.groups(run)
+    assert (first.docs, first.doc_ids, first.labels) == (["cat dog"], ["d1"], [2.0])
+    assert first.judged == {"d1": 2, "d3": 1, "gone": 1}
+    assert first.first_scores == list(run["q1"].values())
+    assert (second.doc_ids, second.labels, second.judged) == (["d2", "d1"], None, None)
+    assert (third.docs, third.labels) == ([], [])
+    assert "found nothing for 1 of 3 queries, such as 'q3'" in caplog.text
+
+
+def test_positives_that_the_first_stage_missed_are_appended() -> None:
+    data = Collection(CORPUS, QUERIES, {"q1": {"d1": 0, "d3": 1, "gone": 1, "d2": 0}})
+    (group,) = data.groups({"q1": {"d2": 4.0, "d1": 3.0}}, ["q1"], add_positives=True)
+    assert (group.doc_ids, group.labels, group.first_scores) == (["d2", "d1", "d3"], [0, 0, 1], [4, 3, 3])
+
+
+def test_candidates_from_a_run(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("q1 Q0 d3 1 9 x\nq1 Q0 d1 2 8 x\nq1 Q0 d2 3 8 x\nq2 Q0 d1 1 1 x\n")
+    run = candidates_from_run(tmp_path / "run", CORPUS, QUERIES, 2)
+    assert {qid: list(scores) for qid, scores in run.items()} == {"q1": ["d3", "d2"], "q2": ["d1"]}
+
+
+@pytest.mark.parametrize(
+    ("line", "says"), [("q9 Q0 d1 1 1 x", "query 'q9' is not among the queries"), ("q1 Q0 d9 1 1 x", "document 'd9'")]
+)
+def test_a_run_of_other_data_is_refused(tmp_path: Path, line: str, says: str) -> None:
+    (tmp_path / "run").write_text(f"q1 Q0 d3 1 9 x\n{line}\n")
+    with pytest.raises(InputError, match=f"run:2: {says}"):
+        candidates_from_run(tmp_path / "run", CORPUS, QUERIES)
+
+
+def test_a_sample_keeps_the_order_and_is_always_the_same() -> None:
+    qids = [f"q{i}" for i in range(100)]
+    sample = sampled(qids, 5, seed=0)
+    assert sample == sorted(sample, key=qids.index)
+    assert sample == ["q5", "q33", "q49", "q53", "q97"]
+    assert sampled(qids, 5, seed=1) != sample
+    assert sampled(qids, 100, 0) == sampled(qids, None, 0) == qids
