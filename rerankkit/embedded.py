@@ -6,7 +6,6 @@ once into the cache folder.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from rerankkit import convert
 from rerankkit.errors import InputError
 from rerankkit.folder_cache import Product, check_sha256, obtain, place_of
+from rerankkit.problems import did_you_mean
 
 PREFIX = "embedded:"
 _VERSION = 1  # of the conversions; raise it when any of them would write something else
@@ -128,9 +128,8 @@ def find(name: str) -> Embedded:
     """The entry of an embedded model, by its name with or without `embedded:`."""
     plain = name.removeprefix(PREFIX)
     if plain not in MODELS:
-        near = difflib.get_close_matches(plain, MODELS, n=1, cutoff=0.4)
-        hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
-        raise InputError(f"no embedded model {plain!r}{hint} (there are: {', '.join(MODELS)})")
+        hint = did_you_mean(plain, MODELS)
+        raise InputError(f"no embedded model {plain!r}{hint} (known: {', '.join(MODELS)})")
     return MODELS[plain]
 
 

@@ -8,19 +8,18 @@ name = "Qwen/Qwen3-0.6B"                    a model of the hub
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import json
 import re
 import socket
 import threading
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from rerankkit.embedded import MODELS, PREFIX, embedded_model, find, folder_of, locate
 from rerankkit.errors import InputError, RunError
+from rerankkit.problems import did_you_mean
 
 _HUB_ID = re.compile(r"[a-z0-9][\w.-]*(/[a-z0-9][\w.-]*)?", re.ASCII | re.IGNORECASE)
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -50,8 +49,7 @@ def check_model_name(name: str) -> None:
     elif name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1:
         raise InputError(f"no folder {name!r} (looked for {folder.absolute()}); give an existing folder or a hub id")
     elif not _HUB_ID.fullmatch(name) or name in MODELS:
-        near = difflib.get_close_matches(name.split(":")[-1], MODELS, n=1)
-        hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
+        hint = did_you_mean(f"{PREFIX}{name.split(':')[-1]}", [f"{PREFIX}{model}" for model in MODELS])
         raise InputError(
             f"{name!r} names no model{hint} (write {PREFIX}NAME, an existing folder, or a hub id such as org/model)"
         )
@@ -253,6 +251,8 @@ def _cache_alone() -> Iterator[None]:
 
 def _hub_answers() -> bool:
     """Whether the hub, or the proxy on the way to it, takes a connection."""
+    import urllib.request  # slow to import, and needed only here
+
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

@@ -123,9 +123,9 @@ def test_packages_are_not_imported() -> None:
 
 
 def test_an_unknown_name_gets_the_nearest_one() -> None:
-    with pytest.raises(InputError, match=r"no embedded model 'smollm-135m'; did you mean embedded:smollm2-135m-inst"):
+    with pytest.raises(InputError, match=r"no embedded model 'smollm-135m'; did you mean 'smollm2-135m-instruct'"):
         find("embedded:smollm-135m")
-    with pytest.raises(InputError, match=r"no embedded model 'xyzzy' \(there are: smollm2-135m-instruct, minilm-l6"):
+    with pytest.raises(InputError, match=r"no embedded model 'xyzzy' \(known: smollm2-135m-instruct, minilm-l6"):
         find("xyzzy")
 
 

@@ -269,9 +269,9 @@ def test_names_are_resolved(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None
         (".", "has no config.json"),
         ("", "'' names no model"),
         ("org/a b", r"'org/a b' names no model \(write embedded:NAME, an existing folder, or a hub id"),
-        ("embeded:minilm-l6", "did you mean embedded:minilm-l6?"),
-        ("bge-small", "did you mean embedded:bge-small?"),
-        ("embedded:bge-smal", "did you mean embedded:bge-small?"),
+        ("embeded:minilm-l6", "did you mean 'embedded:minilm-l6'?"),
+        ("bge-small", "did you mean 'embedded:bge-small'?"),
+        ("embedded:bge-smal", "did you mean 'bge-small'?"),
     ],
 )
 def test_a_name_that_names_nothing_is_refused(
