@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rerankkit.errors import InputError
-from rerankkit.protocols import Group, Ranked
+from rerankkit.protocols import Group, Order, Ranked
 from rerankkit.trec import Qrels, Run, best_first, ranked_scores, require_finite
 
 MEASURES = ("nDCG@10", "RR@10")
@@ -56,13 +56,14 @@ def _shuffled(group: Group) -> Group:
     )
 
 
-def run_of(groups: Sequence[Group], rankings: Sequence[Sequence[Ranked]]) -> Run:
+def run_of(groups: Sequence[Group], rankings: Sequence[Sequence[Ranked] | Order]) -> Run:
     """The run of some rankings, one for each prepared group. The order is the rankings' own: scores that do not fall
     strictly are lowered by the least that float32 can tell."""
-    return {
-        group.qid: ranked_scores([(ids[ranked.index], ranked.score) for ranked in ranking], group.qid)
-        for (group, ids), ranking in zip(_with_ids(groups), rankings, strict=True)
-    }
+    run: Run = {}
+    for (group, ids), ranking in zip(_with_ids(groups), rankings, strict=True):
+        scores = ((item.index, item.score) if isinstance(item, Ranked) else item for item in ranking)
+        run[group.qid] = ranked_scores([(ids[index], score) for index, score in scores], group.qid)
+    return run
 
 
 def first_run(groups: Sequence[Group]) -> Run | None:
@@ -120,9 +121,13 @@ class Measured:
     judged_at_10: float
 
     def mean(self, measure: str) -> float:
-        """The mean over all judged queries, as `trec_eval -c` takes it."""
-        values = self.values[measure].values()
-        return math.fsum(values) / len(values)
+        """The mean of one measure over all judged queries."""
+        return self.means[measure]
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The mean of each measure over all judged queries, as `trec_eval -c` takes it."""
+        return {name: math.fsum(values.values()) / len(values) for name, values in self.values.items()}
 
 
 def measure(run: Run, qrels: Qrels, measures: Sequence[str] = MEASURES) -> Measured:
@@ -213,7 +218,9 @@ def _scaled(scores: dict[str, float]) -> dict[str, float]:
 def tune_weight(run: Run, first_run: Run, qrels: Qrels, measure_name: str = "nDCG@10") -> float:
     """The weight from 0, 0.1, ... 1 whose interpolation measures best; of equals, the highest. Use a dev set."""
     weights = [step / 10 for step in range(10, -1, -1)]
-    return max(weights, key=lambda w: measure(interpolate(run, first_run, w), qrels, [measure_name]).mean(measure_name))
+    return max(
+        weights, key=lambda w: measure(interpolate(run, first_run, w), qrels, [measure_name]).means[measure_name]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +262,7 @@ class Comparison:
             "queries": self.queries,
             "systems": {
                 name: {
-                    "measures": {m: measured.mean(m) for m in self.measures},
+                    "measures": measured.means,
                     "missing_queries": len(measured.missing),
                     "unjudged_queries": len(measured.unjudged),
                     "judged_at_10": measured.judged_at_10,

@@ -7,10 +7,10 @@ lie below the one before it, it becomes the next smaller float32. All tools then
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -132,26 +132,16 @@ def _require_word(name: str, what: str) -> None:
 def write_whole(path: str | Path, lines: Iterable[str]) -> None:
     """Writes a text file under a temporary name and renames it, so that no half-written file is ever seen."""
     path = Path(path)
-    temporary = None
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", newline="\n", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = file.name
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(lines)
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
         raise RunError(f"{path}: cannot be written: {error.strerror}") from error
     finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def read_qrels(path: str | Path) -> Qrels:

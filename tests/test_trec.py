@@ -1,6 +1,8 @@
 """Runs and qrels: what is written is read back in the same order by every tool, and wrong lines are named."""
 
 import math
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -89,6 +91,23 @@ def test_ids_with_white_space_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="the tag"):
         write_run({"q": {"a": 1.0}}, tmp_path / "run", tag=name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.write_text("old")
+    code = (
+        "import resource, signal, sys; from rerankkit.trec import write_run; from rerankkit.errors import RunError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: write_run({'q': {f'd{i}': float(-i) for i in range(1000)}}, sys.argv[1])\n"
+        "except RunError as error: print(error)"
+    )
+    environment = {"PYTHONPATH": ":".join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{path}: cannot be written: File too large\n"
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_place_that_cannot_be_written_is_reported(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from rerankkit.collection import (
@@ -15,20 +16,14 @@ from rerankkit.collection import (
 )
 from rerankkit.errors import InputError
 from rerankkit.jsonl_lines import nearest
-from rerankkit.protocols import Group, Reader
+from rerankkit.protocols import Group
 from rerankkit.registry import registry
+from rerankkit.trec import read_qrels
 
 
 @registry.readers("beir.v1")
-def beir(
-    path: str,
-    split: str = "train",
-    candidates: int = 20,
-    add_positives: bool = False,
-    limit: int | None = None,
-    run: str | None = None,
-    seed: int = 0,
-) -> Reader:
+@dataclass(eq=False)
+class Beir:
     """Reads a BEIR folder, with BM25's best documents of each judged query as its candidates.
 
     Recipe:
@@ -47,33 +42,21 @@ def beir(
         limit: Take a sample of so many queries, the same for the same seed.
         run: A TREC run to take the candidates from, instead of BM25 (k1 0.9, b 0.4, English stop words).
     """
-    return Beir(Path(path), split, candidates, add_positives, limit, run, seed)
 
+    path: str
+    split: str = "train"
+    candidates: int = 20
+    add_positives: bool = False
+    limit: int | None = None
+    run: str | None = None
+    seed: int = 0
 
-class Beir:
-    """The groups of one split, made at the first iteration and kept for the next ones."""
-
-    def __init__(
-        self,
-        path: Path,
-        split: str,
-        candidates: int,
-        add_positives: bool,
-        limit: int | None,
-        run: str | None,
-        seed: int,
-    ) -> None:
-        require_positive(candidates, "candidates")
-        require_positive(limit, "limit")
-        self.corpus, self.queries = _file(path, "corpus.jsonl"), _file(path, "queries.jsonl")
-        self.qrels = _qrels(path, split)
-        self.candidates, self.add_positives, self.limit, self.run, self.seed = (
-            candidates,
-            add_positives,
-            limit,
-            run,
-            seed,
-        )
+    def __post_init__(self) -> None:
+        require_positive(self.candidates, "candidates")
+        require_positive(self.limit, "limit")
+        folder = Path(self.path)
+        self._corpus, self._queries = _file(folder, "corpus.jsonl"), _file(folder, "queries.jsonl")
+        self._qrels = _qrels(folder, self.split)
         self._groups: list[Group] | None = None
 
     def __iter__(self) -> Iterator[Group]:
@@ -82,13 +65,11 @@ class Beir:
         return iter(self._groups)
 
     def _read(self) -> list[Group]:
-        from rerankkit.trec import read_qrels
-
-        data = Collection(read_corpus(self.corpus), read_queries(self.queries), read_qrels(self.qrels))
-        data.report_unknown(str(self.qrels))
+        data = Collection(read_corpus(self._corpus), read_queries(self._queries), read_qrels(self._qrels))
+        data.report_unknown(str(self._qrels))
         qids = data.judged_queries(self.limit, self.seed)
         if not qids:
-            raise InputError(f"{self.qrels}: none of its queries is in {self.queries}")
+            raise InputError(f"{self._qrels}: none of its queries is in {self._queries}")
         if self.run is None:
             ranked = candidates_from_bm25(data.corpus, {qid: data.queries[qid] for qid in qids}, self.candidates)
         else:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rerankkit.errors import InputError
-from rerankkit.readers.beir import beir
+from rerankkit.readers.beir import Beir
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_candidates_come_from_bm25(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "rerankkit"):
-        groups = {group.qid: group for group in beir(str(folder), "test")}
+        groups = {group.qid: group for group in Beir(str(folder), "test")}
     assert list(groups) == ["q1", "q2", "q3", "q4"]
     first = groups["q1"]
     assert first.doc_ids is not None and first.first_scores is not None
@@ -42,7 +42,7 @@ def test_candidates_come_from_bm25(folder: Path, caplog: pytest.LogCaptureFixtur
 
 
 def test_training_groups_hold_the_positives_that_bm25_missed(folder: Path) -> None:
-    groups = {group.qid: group for group in beir(str(folder), "test", candidates=1, add_positives=True)}
+    groups = {group.qid: group for group in Beir(str(folder), "test", candidates=1, add_positives=True)}
     assert groups["q2"].doc_ids is not None
     assert groups["q2"].doc_ids[-1] == "d4"
     assert groups["q2"].labels == [0, 1]
@@ -50,33 +50,33 @@ def test_training_groups_hold_the_positives_that_bm25_missed(folder: Path) -> No
 
 
 def test_a_sample_is_the_same_for_the_same_seed_and_every_iteration(folder: Path) -> None:
-    reader = beir(str(folder), "test", limit=2, seed=3)
+    reader = Beir(str(folder), "test", limit=2, seed=3)
     sample = [group.qid for group in reader]
     assert len(sample) == 2
     assert (
-        sample == [group.qid for group in reader] == [group.qid for group in beir(str(folder), "test", limit=2, seed=3)]
+        sample == [group.qid for group in reader] == [group.qid for group in Beir(str(folder), "test", limit=2, seed=3)]
     )
 
 
 def test_candidates_can_come_from_a_run(folder: Path) -> None:
     (folder / "first.trec").write_text("q1 Q0 d4 1 3 x\nq1 Q0 007 2 2 x\nq1 Q0 d1 3 1 x\n")
-    groups = list(beir(str(folder), "test", candidates=2, run=str(folder / "first.trec")))
+    groups = list(Beir(str(folder), "test", candidates=2, run=str(folder / "first.trec")))
     assert [group.doc_ids for group in groups] == [["d4", "007"], [], [], []]
     assert groups[0].first_scores == [3, 2]
 
 
 def test_a_wrong_folder_or_split_is_refused_at_once(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no split 'tset'.*splits: test, train; did you mean \"test\""):
-        beir(str(folder), "tset")
+        Beir(str(folder), "tset")
     with pytest.raises(InputError, match="no such folder"):
-        beir(str(folder / "missing"))
+        Beir(str(folder / "missing"))
     with pytest.raises(InputError, match="neither corpus.jsonl nor"):
-        beir(str(folder / "qrels"))
+        Beir(str(folder / "qrels"))
     with pytest.raises(InputError, match="candidates must be at least 1"):
-        beir(str(folder), candidates=0)
+        Beir(str(folder), candidates=0)
 
 
 def test_qrels_of_another_collection_are_refused(folder: Path) -> None:
     (folder / "qrels" / "dev.tsv").write_text("x\td1\t1\n")
     with pytest.raises(InputError, match=r"dev\.tsv: none of its queries is in"):
-        list(beir(str(folder), "dev"))
+        list(Beir(str(folder), "dev"))

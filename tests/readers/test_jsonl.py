@@ -9,7 +9,7 @@ import pytest
 
 from rerankkit.errors import InputError
 from rerankkit.protocols import Group
-from rerankkit.readers.jsonl import jsonl
+from rerankkit.readers.jsonl import Jsonl
 
 
 def write(path: Path, *rows: Any) -> Path:
@@ -23,7 +23,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def read(path: Path, *rows: Any) -> list[Group]:
-    return list(jsonl(str(write(path, *rows))))
+    return list(Jsonl(str(write(path, *rows))))
 
 
 def test_rows_of_positives_and_negatives(path: Path) -> None:
@@ -121,13 +121,13 @@ def test_an_unknown_form_names_the_keys(path: Path) -> None:
 
 def test_keys_can_be_named(path: Path) -> None:
     write(path, {"question": "q", "good": "p", "bad": "n"})
-    reader = jsonl(str(path), query_key="question", positive_key="good", negative_key="bad")
+    reader = Jsonl(str(path), query_key="question", positive_key="good", negative_key="bad")
     assert list(reader) == [Group("q", ["p", "n"], [1, 0])]
 
 
 def test_what_is_odd_but_legal_is_kept_and_reported_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(path, {"query": "q", "positive": ["", "x"], "source": 1}, {"query": "r", "positive": "x", "negative": "x"})
-    reader = jsonl(str(path))
+    reader = Jsonl(str(path))
     with caplog.at_level(logging.WARNING, "rerankkit"):
         assert [group.docs for group in reader] == [["", "x"], ["x", "x"]]
         assert len(list(reader)) == 2
@@ -143,25 +143,25 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     write(tmp_path / "b.jsonl", {"query": "2", "positive": "p", "qid": "x"})
     write(tmp_path / "a.jsonl", {"query": "1", "positive": "p"})
     (tmp_path / "notes.txt").write_text("not data")
-    assert [group.query for group in jsonl(str(tmp_path))] == ["1", "2"]
+    assert [group.query for group in Jsonl(str(tmp_path))] == ["1", "2"]
     write(tmp_path / "c.jsonl", {"query": "3", "positive": "p", "qid": "x"})
     with pytest.raises(InputError, match=r"c\.jsonl:1: query id 'x' was given before, at .*b\.jsonl:1"):
-        list(jsonl(str(tmp_path)))
+        list(Jsonl(str(tmp_path)))
 
 
 def test_rows_stream(path: Path) -> None:
     path.write_text('{"query": "q", "positive": "p"}\n' * 3 + "broken")
-    groups = iter(jsonl(str(path)))
+    groups = iter(Jsonl(str(path)))
     assert [next(groups).query for _ in range(3)] == ["q"] * 3
     with pytest.raises(InputError, match=r"data\.jsonl:4: not valid JSON"):
         next(groups)
-    assert len(list(jsonl(str(path), limit=2))) == 2
+    assert len(list(Jsonl(str(path), limit=2))) == 2
 
 
 def test_a_wrong_source_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file or folder"):
-        jsonl(str(tmp_path / "missing.jsonl"))
+        Jsonl(str(tmp_path / "missing.jsonl"))
     with pytest.raises(InputError, match=r"no \*\.jsonl"):
-        jsonl(str(tmp_path))
+        Jsonl(str(tmp_path))
     with pytest.raises(InputError, match="limit must be at least 1"):
-        jsonl(str(write(tmp_path / "a.jsonl", GOOD)), limit=0)
+        Jsonl(str(write(tmp_path / "a.jsonl", GOOD)), limit=0)

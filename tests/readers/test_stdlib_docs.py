@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from rerankkit.docstrings import as_pair
 from rerankkit.errors import InputError
 from rerankkit.readers import stdlib_docs as module
-from rerankkit.readers.stdlib_docs import as_pair, stdlib_docs
+from rerankkit.readers.stdlib_docs import StdlibDocs
 
 BODY = "It goes on for a good while so that there is enough for a document to hold, which is twenty words."
 
@@ -34,7 +35,7 @@ def test_what_makes_a_query_and_a_document(docstring: str, query: str | None) ->
 def test_the_splits_share_nothing() -> None:
     queries, modules, texts = [], [], []
     for split in module.SPLITS:
-        groups = list(stdlib_docs(split, candidates=1, add_positives=True))
+        groups = list(StdlibDocs(split, candidates=1, add_positives=True))
         assert len(groups) > 100
         assert all(max(group.labels or []) == 1 for group in groups)
         queries.append({group.query.lower() for group in groups})
@@ -47,12 +48,12 @@ def test_the_splits_share_nothing() -> None:
 
 def test_a_split_ranks_among_its_own_documents_and_earlier_ones() -> None:
     for split in module.SPLITS:
-        seen = {module.split_of(d.split(":")[0].split(".")[0]) for g in stdlib_docs(split) for d in g.doc_ids or []}
+        seen = {module.split_of(d.split(":")[0].split(".")[0]) for g in StdlibDocs(split) for d in g.doc_ids or []}
         assert seen == set(module.SPLITS[: module.SPLITS.index(split) + 1])
 
 
 def test_a_known_docstring_arrives() -> None:
-    groups = {group.qid: group for group in stdlib_docs("test", candidates=5, add_positives=True)}
+    groups = {group.qid: group for group in StdlibDocs("test", candidates=5, add_positives=True)}
     group = groups["statistics:harmonic_mean"]
     assert group.query == "Return the harmonic mean of data."
     assert group.judged == {"statistics:harmonic_mean": 1}
@@ -70,9 +71,9 @@ def test_other_packages_join_the_train_split_alone_and_are_not_imported(
     )
     (package / "broken.py").write_text("def f(:\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    added = {g.qid for g in stdlib_docs(packages=["acme_docs"])} - {g.qid for g in stdlib_docs()}
+    added = {g.qid for g in StdlibDocs(packages=["acme_docs"])} - {g.qid for g in StdlibDocs()}
     assert added == {"acme_docs:f"}  # a query of the test split stays out
-    test = stdlib_docs("test", packages=["acme_docs"])
+    test = StdlibDocs("test", packages=["acme_docs"])
     assert not any(docid.startswith("acme_docs") for group in test for docid in group.doc_ids or [])
     assert "acme_docs" not in sys.modules
 
@@ -80,11 +81,11 @@ def test_other_packages_join_the_train_split_alone_and_are_not_imported(
 @pytest.mark.parametrize("name", ["no_such_package", "os.path", "../x"])
 def test_a_package_that_is_not_installed_is_refused(name: str) -> None:
     with pytest.raises(InputError, match="no installed package named"):
-        stdlib_docs(packages=[name])
+        StdlibDocs(packages=[name])
 
 
 def test_the_same_in_another_process() -> None:
-    code = "from rerankkit.readers.stdlib_docs import stdlib_docs; print(repr(list(stdlib_docs('test', limit=40))))"
+    code = "from rerankkit.readers.stdlib_docs import StdlibDocs; print(repr(list(StdlibDocs('test', limit=40))))"
     environment = {"PYTHONHASHSEED": "1", "PYTHONPATH": ":".join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == repr(list(stdlib_docs("test", limit=40)))
+    assert done.stdout.strip() == repr(list(StdlibDocs("test", limit=40)))
