@@ -177,7 +177,7 @@ class Checker:
             if name is BAD:
                 return
             if not isinstance(name, str):
-                self.add(section, f"{key}: expected the name of {wanted}, got {described(name)}", key)
+                self.add(section, f"{key}: expected the name of {_a(namespace.kind)}, got {described(name)}", key)
                 return
             factory = namespace.get(name)
             known = arguments(factory)
@@ -198,14 +198,15 @@ class Checker:
         if check is None:
             return
         given = {key: argument.default for key, argument in known.items()} | value
+        (anchor,) = component_keys(value)
         given = {key: given[key] for key in inspect.signature(check).parameters if key in given}
         if any((*section, key) in self.faulty or v is BAD or v is REQUIRED for key, v in given.items()):
             return
         try:
             for argument, message in check(**given):
-                self.add(section, f"{argument}: {message}", argument)
+                self.add(section, f"{argument}: {message}", argument if argument in value else anchor)
         except Exception as error:  # a stranger's check must not hide the other problems
-            self.add(section, f"{name}: its own check fails with {type(error).__name__}: {error}")
+            self.add(section, f"{name}: its own check fails with {type(error).__name__}: {error}", anchor)
 
 
 def own_check(factory: Any) -> Callable[..., Iterable[tuple[str, str]]] | None:

@@ -46,7 +46,9 @@ def add_lora(model: Any, lora: Lora) -> Any:
         try:
             return get_peft_model(model, config)
         except ValueError as error:
-            raise InputError(f"lora: target_modules = {lora.target_modules!r} does not fit this model: {error}") from error
+            raise InputError(
+                f"lora: target_modules = {lora.target_modules!r} does not fit this model: {error}"
+            ) from error
     folder = adapter_folder(lora.start)
     found = LoraConfig.from_pretrained(str(folder))
     for name in ("r", "lora_alpha", "use_rslora"):
@@ -67,14 +69,17 @@ def adapter_folder(start: str) -> Path:
     return folder
 
 
-def effective_rows(layer: Any, rows: torch.Tensor) -> torch.Tensor:
-    """The given rows of a linear layer's weight, with an adapter's share where it has one. [rows, width]"""
+def base_layer(layer: Any) -> Any:
+    """The linear layer itself, where an adapter is wrapped around it."""
     from peft.tuners.lora import LoraLayer
 
-    if not isinstance(layer, LoraLayer):
-        return layer.weight[rows]
-    weight = layer.base_layer.weight[rows]
-    if layer.merged or layer.disable_adapters:
+    return layer.base_layer if isinstance(layer, LoraLayer) else layer
+
+
+def effective_rows(layer: Any, rows: torch.Tensor) -> torch.Tensor:
+    """The given rows of a linear layer's weight, with an adapter's share where it has one. [rows, width]"""
+    weight = base_layer(layer).weight[rows]
+    if base_layer(layer) is layer or layer.merged or layer.disable_adapters:
         return weight
     for name in layer.active_adapters:
         weight = weight + layer.scaling[name] * (layer.lora_B[name].weight[rows] @ layer.lora_A[name].weight)

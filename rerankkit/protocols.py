@@ -1,12 +1,12 @@
 """The data that flows through rerankkit and the Protocol of every part, on one page.
 
-    Reader     ->  Group                     a query with its candidates
-    Strategy   ->  asks                      which documents are looked at together
-    Formatter  Ask -> Prompt                 text in pieces, each with a role
-    Collator   Prompts -> Rows -> Batch      tokens cut to fit, then tensors
-    Backbone   Batch -> hidden states
-    Head       hidden states -> scores       float32, one per asked document
-    Loss       scores, labels, mask -> number
+Reader     ->  Group                     a query with its candidates
+Strategy   ->  asks                      which documents are looked at together
+Formatter  Ask -> Prompt                 text in pieces, each with a role
+Collator   Prompts -> Rows -> Batch      tokens cut to fit, then tensors
+Backbone   Batch -> hidden states
+Head       hidden states -> scores       float32, one per asked document
+Loss       scores, labels, mask -> number
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Batch:
         answer: Position, in each row of `tokens`, whose hidden state gives the answer. [rows]
         prefix: The distinct shared prefixes, or None when nothing is shared.
         prefix_of: Which prefix each row continues. [rows]
-        place: Group and document of each row's first score, for training. [rows, 2]
+        place: Where each score belongs in the flattened [groups * docs] matrix, for training. [rows, docs asked]
         labels: [groups, docs], for training.
         mask: Which scores exist. [groups, docs], for training.
     """

@@ -153,7 +153,7 @@ def scan(path: Path) -> Sections:
         elif current == ("",):
             continue
         elif current is None:
-            sections.report((), f"{line.text!r} stands before the first [section]", place)
+            sections.report((), f"{(line.key or line.text)!r} stands before the first [section]", place)
         elif line.key is None or not KEY.fullmatch(line.key):
             sections.report(current, f"cannot read {line.text!r}; write key = value", place)
         elif (current, line.key) in keys:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
 from rerankkit.checking import PARTS, SETTINGS, Checker, Purpose, component_keys
 from rerankkit.errors import InputError, RunError
@@ -156,12 +156,11 @@ def _call(value: dict[str, Any], path: Section) -> Any:
     factory = namespace.get(name)
     product = _guarded(factory, _made(value, arguments(factory), path), path)
     if not isinstance(product, namespace.protocol):
-        wanted = {*vars(namespace.protocol), *namespace.protocol.__annotations__} - {*vars(Protocol), *vars(object)}
-        lacking = sorted(n for n in wanted if not n.startswith("_abc_") and n not in dir(product))
-        raise InputError(
-            f"[{'.'.join(path)}] {name} makes a {type(product).__name__}, which is no {namespace.kind}: "
-            f"it lacks {', '.join(lacking)}"
-        )
+        names = {*vars(namespace.protocol), *namespace.protocol.__annotations__}
+        wanted = (n for n in names if not n.startswith("_") or n in ("__call__", "__iter__"))
+        lacking = ", ".join(sorted(n for n in wanted if n not in dir(product)))
+        made = f"an object of {type(product).__module__}.{type(product).__qualname__}"
+        raise InputError(f"[{'.'.join(path)}] {name} makes {made}, which is no {namespace.kind}: it lacks {lacking}")
     return product
 
 

@@ -125,8 +125,8 @@ def load_code(path: str | Path) -> CodeFile:
     try:
         exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
     except BaseException as error:
-        catalogue.REGISTRY.clear()
-        catalogue.REGISTRY.update(before)  # half a file of parts is worse than none
+        for keys in [k for k, new in catalogue.REGISTRY.items() if before.get(k) is not new and _is_beside(path, new)]:
+            del catalogue.REGISTRY[keys]  # half a file of parts is worse than none
         sys.modules.pop(path.stem)
         if previous is not None:
             sys.modules[path.stem] = previous

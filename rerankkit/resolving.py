@@ -161,7 +161,7 @@ def _written(name: str, value: Any) -> str:
     if isinstance(value, str) and "${" in value:
         return value
     try:
-        return re.sub(r"\$(?!\{)", "$$$$", json.dumps(value, ensure_ascii=False))
+        return re.sub(r"\$(?!\{)", "$$", json.dumps(value, ensure_ascii=False))
     except (TypeError, ValueError):
         raise InputError(f"override {name}: a {type(value).__name__} cannot be written in a recipe") from None
 
@@ -247,18 +247,18 @@ def _text_fault(
             circle = " -> ".join(".".join((*s, k)) for s, k in (*route, (target, name)))
             return f"the references go in a circle: {circle}" if (target, name) == route[0] else ""
         if entry is None:
-            return "" if trail else _unknown_reference(sections, written, target, name)
+            return "" if trail else _unknown_reference(sections, written, (*target, name), (*section, key))
         deeper = "" if entry.is_bad else _text_fault(sections, target, name, entry.text, route)
         if deeper is not None:
             return deeper
     return None
 
 
-def _unknown_reference(sections: Sections, written: str, target: Section, name: str) -> str:
-    if {(*target, name), (name,)} & sections.entries.keys():
+def _unknown_reference(sections: Sections, written: str, target: Section, origin: Section) -> str:
+    if {target, target[-1:]} & sections.entries.keys():
         return f"{written} names a whole section; name one of its keys"
-    known = [".".join((*section, key)) for section, entries in sections.entries.items() for key in entries]
-    hint = did_you_mean(".".join((*target, name)), known)
+    known = [(*section, key) for section, entries in sections.entries.items() for key in entries]
+    hint = did_you_mean(".".join(target), [".".join(path) for path in known if path != origin])
     return f"{written} is written nowhere in the recipe (a default cannot be referred to){hint}"
 
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from rerankkit.errors import InputError, RunError
 from rerankkit.lazy import torch, transformers
-from rerankkit.lora import Lora, add_lora, effective_rows
+from rerankkit.lora import Lora, add_lora, base_layer, effective_rows
 from rerankkit.protocols import Batch, Tokens, Vocabulary
 from rerankkit.registry import registry
-from rerankkit.weights import explain_loading_failure, resolve_model
+from rerankkit.weights import loading, resolve_model
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "auto": "auto"}
 
@@ -44,8 +44,8 @@ def hf_causal(
         share_prefix: Compute the tokens that a query's prompts begin with once. Only where every layer attends to
             everything before it; elsewhere it is left off.
     """
-    try:
-        path = resolve_model(name)
+    path = resolve_model(name)
+    with loading(name):
         model, report = transformers.AutoModelForCausalLM.from_pretrained(
             path,
             dtype=DTYPES[dtype],
@@ -58,11 +58,9 @@ def hf_causal(
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             path, revision=revision or "main", trust_remote_code=False
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise explain_loading_failure(name, error) from error
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
-        raise RunError(f"{name} lacks {len(report['missing_keys'])} weights of a causal language model, such as {missing}")
+        raise RunError(f"{name} lacks weights of a causal language model, such as {missing}")
     _refuse_other_architectures(name, model.config)
     model.eval()
     return HFCausal(name, tokenizer, add_lora(model, lora) if lora else model, share_prefix, lora)
@@ -89,6 +87,7 @@ class HFCausal:
         self.tokenizer = tokenizer
         self.module = module
         self.lora = lora
+        self._has_adapter = lora is not None
         self.shares_prefix = share_prefix and _attends_to_everything(self.model.config)
         self._vocabulary_checked = False
 
@@ -96,10 +95,6 @@ class HFCausal:
     def model(self) -> Any:
         """The transformers model, inside its adapters where it has some."""
         return self.module.get_base_model() if self._has_adapter else self.module
-
-    @property
-    def _has_adapter(self) -> bool:
-        return hasattr(self.module, "peft_config")
 
     def read_prefix(self, prefix: Tokens) -> PrefixState:
         output = self.model.get_decoder()(input_ids=prefix.ids, attention_mask=prefix.mask, use_cache=True)
@@ -117,9 +112,7 @@ class HFCausal:
         mask = state.mask[batch.prefix_of]  # [rows, prefix length]
         lengths = mask.sum(1, keepdim=True)
         longest = int(lengths.max())
-        pasts = [
-            (k[:, :, :longest][batch.prefix_of], v[:, :, :longest][batch.prefix_of]) for k, v in state.layers
-        ]
+        pasts = [(k[:, :, :longest][batch.prefix_of], v[:, :, :longest][batch.prefix_of]) for k, v in state.layers]
         return decoder(
             input_ids=tokens.ids,
             attention_mask=torch.cat([mask[:, :longest], tokens.mask], dim=1),
@@ -130,7 +123,7 @@ class HFCausal:
 
     def vocabulary(self, token_ids: Sequence[int]) -> Vocabulary:
         head, config = self.model.get_output_embeddings(), self.model.config.get_text_config()
-        base = head.base_layer if self._has_adapter and hasattr(head, "base_layer") else head
+        base = base_layer(head)
         rows = torch.tensor(list(token_ids), device=base.weight.device)
         settings = config.to_dict()
         vocabulary = Vocabulary(
@@ -152,6 +145,7 @@ class HFCausal:
             return
         if self._has_adapter:
             self.module = self.module.merge_and_unload(safe_merge=True)
+            self._has_adapter = False
         self.module.save_pretrained(folder / "backbone")
         self.tokenizer.save_pretrained(folder / "backbone")
 

@@ -28,7 +28,7 @@ def pair_score(
         no_id: Row of `weight` that stands for no.
         positions: Where each sequence is answered. [rows], int64
         bias: Of the output layer. [vocabulary]
-        mode: "diff" logit(yes) - logit(no) · "yes" logit(yes) · "pair_logprob" log P(yes) among the two · "prob" P(yes).
+        mode: "diff" logit(yes) - logit(no) · "yes" logit(yes) · "pair_logprob" log P(yes) of the two · "prob" P(yes).
 
     Returns:
         [rows], float32 whatever the inputs are (float64 stays).

@@ -1,0 +1,264 @@
+"""Many asks of many queries -> token-budget batches -> scores.
+
+The engine advances the strategies of many queries together and fills its batches across them, so that every strategy
+is batched without knowing it. What the work cost is counted here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from rerankkit.errors import RunError
+from rerankkit.protocols import (
+    Ask,
+    Asked,
+    Backbone,
+    Batch,
+    Collator,
+    Formatter,
+    Group,
+    Head,
+    Order,
+    Row,
+    Strategy,
+    Tokens,
+)
+from rerankkit.settings import Engine
+
+ACTIVE_GROUPS = 256
+"""How many queries are worked on at once: enough to fill batches, few enough to hold their tokens in memory."""
+SHORTEST_PREFIX = 8
+
+
+@dataclass
+class Costs:
+    """What some work cost.
+
+    Args:
+        prompts: Asks put to the model.
+        passes: Forward passes, those over shared prefixes included.
+        tokens: Real tokens computed.
+        padding: Padding tokens computed.
+        prefix_saved: Tokens not computed because a group's prompts share them.
+        depth: Longest chain of asks that had to wait for one another.
+    """
+
+    prompts: int = 0
+    passes: int = 0
+    tokens: int = 0
+    padding: int = 0
+    prefix_saved: int = 0
+    cut_documents: int = 0
+    cut_queries: int = 0
+    depth: int = 0
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The five parts that make a reranker."""
+
+    formatter: Formatter
+    collator: Collator
+    backbone: Backbone
+    head: Head
+    strategy: Strategy
+
+
+def encode(parts: Parts, asks: Sequence[Ask]) -> list[Row]:
+    """The tokens of each ask, with what a group's prompts share moved into their prefix.
+
+    Training and ranking both come through here, so a prompt cannot differ between them.
+    """
+    tokenizer = parts.backbone.tokenizer
+    rows = parts.collator.encode([parts.formatter.format(ask, tokenizer) for ask in asks], tokenizer)
+    if parts.backbone.shares_prefix:
+        by_group: dict[int, list[Row]] = {}
+        for ask, row in zip(asks, rows, strict=True):
+            by_group.setdefault(id(ask.group), []).append(row)
+        for group_rows in by_group.values():
+            _share_prefix(group_rows)
+    return rows
+
+
+def collate(parts: Parts, rows: Sequence[Row]) -> Batch:
+    """One batch of rows with the prefixes they need."""
+    prefixes = list(dict.fromkeys(row.prefix for row in rows if row.prefix))
+    if prefixes and not all(row.prefix for row in rows):
+        rows, prefixes = [_whole(row) for row in rows], []
+    return parts.collator.collate(rows, parts.backbone.tokenizer, prefixes)
+
+
+def forward(parts: Parts, batch: Batch, state: object = None) -> torch.Tensor:
+    """Scores [rows, docs asked], float32."""
+    return parts.head.score(parts.backbone.hidden(batch, state), batch).float()
+
+
+def run(
+    parts: Parts, groups: Sequence[Group], settings: Engine, finished: Callable[[], None] = lambda: None
+) -> tuple[list[Order], Costs]:
+    """Rank every group, in the order given; `finished` is called as each one is done."""
+    costs, start = Costs(), time.perf_counter()
+    rankings = [_Ranking(group, parts.strategy.rank(group)) for group in groups]
+    waiting, active = rankings[::-1], list[_Ranking]()
+    while waiting or active:
+        while waiting and len(active) < ACTIVE_GROUPS:
+            active.append(waiting.pop())
+            active[-1].start()
+        asking = [ranking for ranking in active if ranking.order is None]
+        scores = iter(score(parts, [Ask(r.group, docs) for r in asking for docs in r.asks], settings, costs))
+        for ranking in asking:
+            ranking.answer([next(scores) for _ in ranking.asks])
+        for ranking in active:
+            if ranking.order is not None:
+                costs.depth = max(costs.depth, ranking.rounds)
+                finished()
+        active = [ranking for ranking in active if ranking.order is None]
+    costs.seconds = time.perf_counter() - start
+    return [ranking.order or [] for ranking in rankings], costs
+
+
+def score(parts: Parts, asks: Sequence[Ask], settings: Engine, costs: Costs) -> list[list[float]]:
+    """Scores of each ask, in the order given: one for each of its documents."""
+    rows = encode(parts, asks)
+    costs.prompts += len(rows)
+    costs.cut_documents += sum(row.cut_document > 0 for row in rows)
+    costs.cut_queries += sum(row.cut_query > 0 for row in rows)
+    scores: list[list[float]] = [[] for _ in rows]
+    with torch.inference_mode():
+        for prefixes, numbers in _chunks(rows, settings.prefix_tokens):
+            state = _read_prefixes(parts, prefixes, costs)
+            chunk = [rows[number] for number in numbers]
+            costs.prefix_saved += sum(len(row.prefix) for row in chunk) - sum(map(len, prefixes))
+            for batch in _batches(chunk, settings.batch_tokens):
+                found = _score_batch(parts, [chunk[i] for i in batch], prefixes, state, costs)
+                for i, values in zip(batch, found, strict=True):
+                    scores[numbers[i]] = values
+    for ask, values in zip(asks, scores, strict=True):
+        if not all(map(math.isfinite, values)):
+            names = [(ask.group.doc_ids or ask.group.docs)[position][:60] for position in ask.docs]
+            raise RunError(
+                f"the model gave the score {values} to query {ask.group.qid or ask.group.query[:60]!r}, document "
+                f"{names}; a score that is not finite cannot be ranked (fp16 overflows easily: try bf16 or fp32)"
+            )
+    return scores
+
+
+class _Ranking:
+    """One query's strategy under way: what it asks now, and its order once it has ended."""
+
+    def __init__(self, group: Group, steps: Generator[list[Asked], list[list[float]], Order]) -> None:
+        self.group = group
+        self.asks: list[Asked] = []
+        self.rounds = 0
+        self.order: Order | None = None
+        self._steps = steps
+
+    def start(self) -> None:
+        self._go_on(lambda: next(self._steps))
+
+    def answer(self, scores: list[list[float]]) -> None:
+        self.rounds += 1
+        self._go_on(lambda: self._steps.send(scores))
+
+    def _go_on(self, step: Callable[[], list[Asked]]) -> None:
+        try:
+            self.asks = step()
+        except StopIteration as end:
+            self.order = end.value
+
+
+def _share_prefix(rows: list[Row]) -> None:
+    """Move the beginning that all rows have in common into `prefix`; each row keeps at least one token of its own."""
+    if len(rows) < 2:
+        return
+    first, last = min(row.ids for row in rows), max(row.ids for row in rows)  # all others lie between these two
+    shortest = min(len(row.ids) for row in rows) - 1
+    common = next((i for i in range(shortest) if first[i] != last[i]), shortest)
+    if common < SHORTEST_PREFIX:
+        return
+    prefix = tuple(first[:common])
+    for row in rows:
+        row.prefix, row.ids = prefix, row.ids[common:]
+
+
+def _whole(row: Row) -> Row:
+    return replace(row, ids=[*row.prefix, *row.ids], prefix=())
+
+
+def _chunks(rows: list[Row], prefix_tokens: int) -> Iterator[tuple[list[tuple[int, ...]], list[int]]]:
+    """Rows without a shared prefix, then rows whose prefixes may be held in memory together."""
+    by_prefix: dict[tuple[int, ...], list[int]] = {}
+    for number, row in enumerate(rows):
+        by_prefix.setdefault(row.prefix, []).append(number)
+    if plain := by_prefix.pop((), None):
+        yield [], plain
+    prefixes: list[tuple[int, ...]] = []
+    longest = 0
+    for prefix in by_prefix:
+        if prefixes and max(longest, len(prefix)) * (len(prefixes) + 1) > prefix_tokens:
+            yield prefixes, [number for p in prefixes for number in by_prefix[p]]
+            prefixes, longest = [], 0
+        prefixes.append(prefix)
+        longest = max(longest, len(prefix))
+    if prefixes:
+        yield prefixes, [number for p in prefixes for number in by_prefix[p]]
+
+
+def _batches(rows: list[Row], batch_tokens: int) -> Iterator[list[int]]:
+    """Rows of like length together, longest first, each batch within the budget with its padding."""
+    batch: list[int] = []
+    width = 0
+    for number in sorted(range(len(rows)), key=lambda i: -len(rows[i].ids)):
+        if batch and width * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        if not batch:
+            width = len(rows[number].ids)
+        batch.append(number)
+    if batch:
+        yield batch
+
+
+def _read_prefixes(parts: Parts, prefixes: list[tuple[int, ...]], costs: Costs) -> object:
+    if not prefixes:
+        return None
+    tokens = parts.collator.collate([Row(list(prefix), []) for prefix in prefixes], parts.backbone.tokenizer).tokens
+    _count(costs, tokens)
+    return parts.backbone.read_prefix(tokens.to(_device(parts)))
+
+
+def _score_batch(
+    parts: Parts, rows: list[Row], prefixes: list[tuple[int, ...]], state: object, costs: Costs
+) -> list[list[float]]:
+    """Scores of one batch; a batch that does not fit into memory is halved."""
+    batch = parts.collator.collate(rows, parts.backbone.tokenizer, prefixes)
+    try:
+        scores = forward(parts, batch.to(_device(parts)), state)
+    except torch.OutOfMemoryError as error:
+        if len(rows) == 1:
+            raise RunError(f"out of memory with a single prompt of {len(rows[0].ids)} tokens: {error}") from error
+        torch.cuda.empty_cache()
+        half = len(rows) // 2
+        return [s for part in (rows[:half], rows[half:]) for s in _score_batch(parts, part, prefixes, state, costs)]
+    _count(costs, batch.tokens)
+    return scores.tolist()
+
+
+def _count(costs: Costs, tokens: Tokens) -> None:
+    real = int(tokens.mask.sum())
+    costs.passes += 1
+    costs.tokens += real
+    costs.padding += tokens.ids.numel() - real
+
+
+def _device(parts: Parts) -> torch.device:
+    return next(parts.backbone.module.parameters()).device

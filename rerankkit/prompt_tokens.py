@@ -1,0 +1,114 @@
+"""Prompts as tokens: the tokenizer's own reading of the whole text, in which no user's text can steer the model."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+from rerankkit.errors import InputError
+from rerankkit.protocols import Prompt, Role
+
+
+def tokenize(prompts: Sequence[Prompt], tokenizer: Any) -> list[tuple[list[int], list[Role]]]:
+    """The token ids of each prompt, and the role of each token: that of its last character.
+
+    A text is tokenized whole, so the tokens are those that the model was trained on. Only where a query or document
+    spells a control token, such as `<|im_end|>`, is it tokenized in parts, and no part holds the control token. Tokens
+    that the tokenizer puts at the end are left out: the prompt's last token is where a model answers.
+    """
+    control = _control(tokenizer)
+    parts = [_parts(prompt, control) for prompt in prompts]
+    encoded = iter(_encoded([text for prompt in parts for _, text in prompt], tokenizer))
+    found = []
+    for prompt, split in zip(prompts, parts, strict=True):
+        role_at = _role_lookup(prompt)
+        ids = list(control.leading) if prompt.add_special_tokens else []
+        roles: list[Role] = ["fixed"] * len(ids)
+        for start, _ in split:
+            tokens, spans = next(encoded)
+            ids += tokens
+            roles += [role_at(start + max(end - 1, begin)) for begin, end in spans]
+        control.refuse(ids, roles)
+        found.append((ids, roles))
+    return found
+
+
+@dataclass(frozen=True)
+class _Control:
+    """The tokens that steer a model, and the ids that open every sequence."""
+
+    pattern: re.Pattern[str] | None
+    ids: frozenset[int]
+    leading: tuple[int, ...]
+
+    def refuse(self, ids: list[int], roles: list[Role]) -> None:
+        """The last line of defence: a tokenizer that normalizes text could still spell a control token."""
+        if self.ids.isdisjoint(ids):
+            return
+        for token, role in zip(ids, roles, strict=True):
+            if role != "fixed" and token in self.ids:
+                raise InputError(f"the {role} holds text that this tokenizer turns into control token {token}")
+
+
+@lru_cache(maxsize=8)
+def _control(tokenizer: Any) -> _Control:
+    template = tokenizer.chat_template or ""
+    added = {i: t for i, t in tokenizer.added_tokens_decoder.items() if t.special or t.content in str(template)}
+    # longest first, so that a match is never a shorter token's; one character cannot be broken in two
+    texts = sorted((t.content for t in added.values() if len(t.content) > 1), key=len, reverse=True)
+    ids = tokenizer("a")["input_ids"]
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    return _Control(
+        pattern=re.compile("(?=(" + "|".join(map(re.escape, texts)) + "))") if texts else None,
+        ids=frozenset(added) - {tokenizer.unk_token_id},
+        leading=tuple(ids[: ids.index(plain[0])]),
+    )
+
+
+def _parts(prompt: Prompt, control: _Control) -> list[tuple[int, str]]:
+    """The prompt's text with its offset, in one part; more where a user's text spells a control token: a break
+    inside each such token keeps the tokenizer from seeing it, and changes no character."""
+    text = "".join(piece.text for piece in prompt.pieces)
+    breaks = set()
+    if control.pattern is not None:
+        role_at = _role_lookup(prompt)
+        for match in control.pattern.finditer(text):
+            begin, end = match.span(1)
+            if any(role_at(i) != "fixed" for i in range(begin, end)):
+                breaks.add(begin + 1)
+    return [(begin, text[begin:end]) for begin, end in pairwise([0, *sorted(breaks), len(text)])]
+
+
+def _role_lookup(prompt: Prompt) -> Callable[[int], Role]:
+    """A function from a character's position to its role."""
+    ends: list[int] = []
+    roles: list[Role] = []
+    end = 0
+    for piece in prompt.pieces:
+        end += len(piece.text)
+        ends.append(end)
+        roles.append(piece.role)
+    return lambda position: roles[min(bisect_right(ends, position), len(roles) - 1)]
+
+
+def _encoded(texts: list[str], tokenizer: Any) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    try:
+        encoded = tokenizer(
+            texts,
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+    except TypeError as error:
+        for text in texts:
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise InputError(f"text with half a surrogate pair cannot be tokenized: {text[:60]!r}") from error
+        raise
+    return list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))

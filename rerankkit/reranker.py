@@ -1,0 +1,121 @@
+"""A reranker: five parts that a recipe names, ready to rank, score, save and load."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rerankkit import engine, saving
+from rerankkit.engine import Costs, Parts
+from rerankkit.errors import InputError
+from rerankkit.protocols import Ask, Group, Ranked
+from rerankkit.recipe import Recipe, build, load_recipe
+from rerankkit.settings import Engine
+
+logger = logging.getLogger("rerankkit")
+PARTS = ("formatter", "collator", "backbone", "head", "strategy")
+
+
+class Reranker:
+    """Puts the best documents of a query first.
+
+    There are no families of rerankers: they differ in the parts that their recipes name.
+
+    Args:
+        parts: Formatter, collator, backbone, head and strategy. The head is bound to the backbone here.
+        settings: How prompts are batched.
+        recipe: What the parts were built from; needed to save the reranker.
+    """
+
+    def __init__(self, parts: Parts, settings: Engine | None = None, recipe: Recipe | None = None) -> None:
+        self.parts = parts
+        self.settings = settings or Engine()
+        self.recipe = recipe
+        self.costs = Costs()
+        """What the last call cost."""
+        parts.head.bind(parts.backbone)
+        self.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    @classmethod
+    def from_recipe(cls, recipe: str | Path | Recipe, overrides: dict[str, Any] | None = None) -> Reranker:
+        """Build a reranker from a recipe file, with dotted overrides such as {"model.backbone.dtype": "bf16"}."""
+        if not isinstance(recipe, Recipe):
+            recipe = load_recipe(recipe, overrides)
+        elif overrides:
+            raise InputError("overrides go into load_recipe(path, overrides), not beside a recipe that is read already")
+        parts = Parts(*(build(recipe, f"model.{name}") for name in PARTS))
+        return cls(parts, recipe.settings("engine"), recipe)
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | Path, overrides: dict[str, Any] | None = None, trust_code: bool = False
+    ) -> Reranker:
+        """Load a saved reranker.
+
+        Args:
+            trust_code: Run the Python code that was saved with the model. Read it first.
+        """
+        return saving.load(cls, Path(model), overrides or {}, trust_code)
+
+    def save_pretrained(self, folder: str | Path, notes: str = "") -> None:
+        """Write a folder that `from_pretrained` reads: recipe, weights, where each part came from, a model card.
+
+        The folder must not exist or be empty. LoRA is folded into the backbone, in memory too, unless the recipe says
+        `merge = false`.
+
+        Args:
+            notes: Markdown for the model card, such as what was measured.
+        """
+        saving.save(self, Path(folder), notes)
+
+    def to(self, device: str | torch.device) -> Reranker:
+        """Move all weights to a device."""
+        for part in (self.parts.backbone, self.parts.head):
+            if part.module is not None:
+                part.module.to(device)
+                part.module.eval()
+        return self
+
+    def rank(self, query: str, docs: Sequence[str], top_k: int | None = None) -> list[Ranked]:
+        """The documents, best first; equal scores keep the given order."""
+        return self.rank_groups([Group(query, list(docs))], top_k)[0]
+
+    def rank_groups(
+        self, groups: Sequence[Group], top_k: int | None = None, finished: Callable[[], None] = lambda: None
+    ) -> list[list[Ranked]]:
+        """Rank many queries, batched together; `finished` is called as each query is done."""
+        if top_k is not None and top_k < 1:
+            raise InputError(f"top_k = {top_k} must be at least 1")
+        for number, group in enumerate(groups):
+            if not group.query.strip():
+                raise InputError(f"the query of group {group.qid or number} is empty; give it some text")
+        orders, self.costs = engine.run(self.parts, groups, self.settings, finished)
+        return [
+            [Ranked(position, score, group.docs[position]) for position, score in order[:top_k]]
+            for group, order in zip(groups, orders, strict=True)
+        ]
+
+    def compute_score(self, pairs: Sequence[Sequence[str]], normalize: bool = False) -> list[float]:
+        """Scores of (query, document) pairs in the order given; one flat pair is accepted.
+
+        Args:
+            normalize: Sigmoid of the scores, for display. Rankings never use it.
+        """
+        if len(pairs) == 2 and all(isinstance(text, str) for text in pairs):
+            return self.compute_score([[str(text) for text in pairs]], normalize)
+        groups: dict[str, Group] = {}
+        asks = []
+        for number, pair in enumerate(pairs):
+            if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+                raise InputError(f"pair {number} must be two texts, [query, document]; got {pair!r:.120}")
+            query, document = pair
+            group = groups.setdefault(query, Group(query, []))
+            asks.append(Ask(group, (len(group.docs),)))
+            group.docs.append(document)
+        self.costs = Costs()
+        scores = [score for (score,) in engine.score(self.parts, asks, self.settings, self.costs)]
+        return torch.tensor(scores, dtype=torch.float64).sigmoid().tolist() if normalize else scores
