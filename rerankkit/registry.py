@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import catalogue
 
-from rerankkit import protocols
+from rerankkit import __version__, protocols
 from rerankkit.errors import InputError
 from rerankkit.namespaces import Catalogue, RegistryError, reason, source_file, unwrapped
 from rerankkit.problems import did_you_mean
@@ -85,12 +85,12 @@ class Registry:
                 return Origin("code", file=str(code.path), sha256=code.sha256)
         module, _, _ = factory.__module__.partition(".")
         if module == "rerankkit":
-            return Origin("package", "rerankkit", _version("rerankkit"))
+            return Origin("package", "rerankkit", __version__)
         for point in self.namespace(namespace).plugins().get(name, []):
             if point.dist and point.module.partition(".")[0] == module:
                 return Origin("package", point.dist.name, point.dist.version)
         for package in importlib.metadata.packages_distributions().get(module, []):
-            return Origin("package", package, _version(package))
+            return Origin("package", package, importlib.metadata.version(package))
         return Origin("program", file=str(source_file(factory) or ""))
 
     def namespace(self, name: str) -> Catalogue:
@@ -178,13 +178,6 @@ def _is_beside(path: Path, factory: Any) -> bool:
     """Whether a part is written in a file of parts or in a helper beside it, and not in a package that it imports."""
     file = source_file(factory)
     return file is None or file.parent == path.parent
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"  # a checkout that is run without being installed
 
 
 registry = Registry()
