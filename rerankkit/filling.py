@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rerankkit.checking import SECTIONS, SETTINGS, component_keys
-from rerankkit.errors import InputError
 from rerankkit.reading import KEY, Section, Sections
 from rerankkit.registry import registry
 from rerankkit.resolving import references
-from rerankkit.typecheck import REQUIRED, Argument, arguments, is_section, members
+from rerankkit.typecheck import REQUIRED, Argument, arguments, is_section, members, plain
 
 
 class Writer:
@@ -69,29 +65,12 @@ def _with_defaults(values: Mapping[str, Any], known: Mapping[str, Argument]) -> 
     for name, argument in known.items():
         if name not in values and argument.default is REQUIRED:
             continue
-        value = values[name] if name in values else _plain(argument.default, name)
+        value = values[name] if name in values else plain(argument.default)
         dataclass = next((kind for kind in members(argument.hint) if is_section(kind)), None)
         if dataclass is not None and isinstance(value, dict) and not component_keys(value):
             value = _with_defaults(value, arguments(dataclass))
         filled[name] = value
     return filled
-
-
-def _plain(default: Any, name: str) -> Any:
-    """A default as a recipe would give it."""
-    if dataclasses.is_dataclass(default) and not isinstance(default, type):
-        return {f.name: _plain(getattr(default, f.name), f.name) for f in dataclasses.fields(default) if f.init}
-    if isinstance(default, enum.Enum):
-        return default.value
-    if isinstance(default, Path):
-        return str(default)
-    if isinstance(default, tuple | list | set | frozenset):
-        return [_plain(item, name) for item in default]
-    if isinstance(default, dict):
-        return {key: _plain(item, name) for key, item in default.items()}
-    if default is None or isinstance(default, str | int | float):
-        return default
-    raise InputError(f"the default of {name!r}, {default!r}, cannot be written in a recipe; make it text, with Literal")
 
 
 def _is_section(value: Any) -> bool:

@@ -235,7 +235,7 @@ def _text_fault(
     Args:
         trail: The values whose references led here, first to last.
     """
-    if len(text) > 1 and text[0] == text[-1] == "'":
+    if text[:1] == text[-1:] == "'":
         return "" if trail else f"texts are quoted with double quotes: {json.dumps(text[1:-1], ensure_ascii=False)}"
     for reference in references(section, text):
         if reference is None:

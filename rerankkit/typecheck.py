@@ -57,7 +57,40 @@ def arguments(factory: Callable[..., Any]) -> dict[str, Argument]:
     for field in dataclasses.fields(factory) if dataclasses.is_dataclass(factory) else ():
         if field.name in found and field.default_factory is not dataclasses.MISSING:
             found[field.name] = dataclasses.replace(found[field.name], default=field.default_factory())
+    for argument in found.values():
+        _refuse_default(argument)
     return found
+
+
+def _refuse_default(argument: Argument) -> None:
+    """Refuse a default that the filled recipe could not say, long before a trained model is to be saved with it."""
+    name, default = argument.name, argument.default
+    if default is REQUIRED or default is None:
+        return
+    try:
+        value = plain(default)
+    except TypeError:
+        raise UnusableSignature(f"has {default!r} as the default of {name!r}, which no recipe can write") from None
+    fits = any(map(is_section, members(argument.hint))) if dataclasses.is_dataclass(default) else True
+    if not fits or (not isinstance(value, dict) and misfits(value, argument.hint)):
+        raise UnusableSignature(f"has {default!r} as the default of {name!r}, which is not {expected(argument.hint)}")
+
+
+def plain(default: Any) -> Any:
+    """A default as a recipe would give it; a TypeError if none can."""
+    if dataclasses.is_dataclass(default) and not isinstance(default, type):
+        return {field.name: plain(getattr(default, field.name)) for field in dataclasses.fields(default) if field.init}
+    if isinstance(default, enum.Enum):
+        return default.value
+    if isinstance(default, Path):
+        return str(default)
+    if isinstance(default, tuple | list | set | frozenset):
+        return [plain(item) for item in default]
+    if isinstance(default, dict):
+        return {key: plain(item) for key, item in default.items()}
+    if default is None or isinstance(default, str | int) or (isinstance(default, float) and math.isfinite(default)):
+        return default
+    raise TypeError(default)
 
 
 def _resolved(factory: Any, name: str, annotation: Any) -> Any:
@@ -206,13 +239,14 @@ def described(value: Any) -> str:
 
 def _advice(value: Any, alternatives: list[Any]) -> str:
     """How to write what the user probably meant."""
+    if str in alternatives and isinstance(value, int | float):
+        return f"; write {json.dumps(json.dumps(value))}"
+    if int in alternatives and isinstance(value, float) and value.is_integer():
+        return f"; write {int(value)}"
     if not isinstance(value, str):
-        return (
-            f"; write {json.dumps(json.dumps(value))}" if str in alternatives and isinstance(value, int | float) else ""
-        )
-    if near := did_you_mean(
-        value, [choice for kind in alternatives for choice in _choices(kind) if type(choice) is str]
-    ):
+        return ""
+    choices = [choice for kind in alternatives for choice in _choices(kind) if type(choice) is str]
+    if near := did_you_mean(value, choices):
         return near
     literals = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
     if bool in alternatives and value.lower() in literals:

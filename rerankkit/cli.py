@@ -1,0 +1,256 @@
+"""The command line: one thin function per command.
+
+Options of a recipe are given as `--section.key value` and reach the command in `context.args`. Heavy imports stand
+inside the commands, so that `--help`, `check` and `list` answer at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rerankkit.errors import InputError, RunError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")]
+Code = Annotated[list[str] | None, typer.Option(help="A Python file whose decorators register parts; repeatable.")]
+TrustCode = Annotated[bool, typer.Option("--trust-code", help="Run the Python code that a saved model ships.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
+
+
+def main() -> None:
+    """Run a command; what goes wrong is one message, and a traceback only with --debug."""
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    _log_to_stderr()
+    try:
+        app()
+    except (InputError, RunError) as error:
+        if debug:
+            traceback.print_exc()
+        print(f"error: {error}" if "\n" not in str(error) else error, file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        print(f"error: {type(error).__name__}: {error}\n(--debug shows where)", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command(context_settings=OVERRIDES)
+def train(
+    context: typer.Context,
+    recipe: RecipeName,
+    output: Annotated[Path, typer.Option(help="The folder of the trained model.")] = Path("models/reranker"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last complete checkpoint.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at the output.")] = False,
+    code: Code = None,
+) -> None:
+    """Train what a recipe describes, and save it.
+
+    Any value of the recipe can be given: --training.learning_rate 1e-5 --loss.@losses ranknet.v1
+    """
+    loaded = _recipe(recipe, context, code, "train")
+    from rerankkit.training import train as train_
+
+    train_(loaded, output, resume=resume, overwrite=overwrite)
+    typer.echo(f"saved to {output}")
+
+
+@app.command(context_settings=OVERRIDES)
+def rank(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="A saved model, or a recipe.")],
+    query: Annotated[str | None, typer.Option(help="One query, whose ranking is shown.")] = None,
+    queries: Annotated[Path | None, typer.Option(help="JSONL with _id and text.")] = None,
+    docs: Annotated[Path | None, typer.Option(help="JSONL with _id, text and title?; a BEIR corpus.")] = None,
+    run: Annotated[Path | None, typer.Option(help="A first stage as a TREC run; BM25 without.")] = None,
+    top: Annotated[int, typer.Option(help="How many documents of the first stage are reranked.")] = 100,
+    output: Annotated[Path | None, typer.Option(help="The TREC run to write.")] = None,
+    interpolate: Annotated[float | None, typer.Option(help="Weight of the reranker beside the first stage.")] = None,
+    show: Annotated[int, typer.Option(help="How many documents of a --query are shown.")] = 5,
+    code: Code = None,
+    trust_code: TrustCode = False,
+) -> None:
+    """Rank documents for one query, or for a file of queries into a TREC run."""
+    from rerankkit import ranking
+
+    reranker = _model(model, context, code, trust_code)
+    if query is not None:
+        groups = ranking.live_group(query, docs, top, reranker)
+        ranking.show(ranking.rerank(reranker, groups, interpolate), groups, show)
+        return
+    if queries is None or docs is None or output is None:
+        raise InputError("give --query TEXT, or --queries FILE, --docs FILE and --output FILE")
+    groups = ranking.file_groups(queries, docs, run, top)
+    ranking.write(ranking.rerank(reranker, groups, interpolate), output)
+    typer.echo(f"wrote {output}")
+
+
+@app.command(context_settings=OVERRIDES)
+def evaluate(
+    context: typer.Context,
+    systems: Annotated[list[str], typer.Argument(help="Saved models, recipes or TREC runs, to be compared.")],
+    data: Annotated[Path | None, typer.Option(help="A BEIR folder or JSONL; else the recipe's [data.test].")] = None,
+    split: Annotated[str, typer.Option(help="Which qrels of a BEIR folder.")] = "test",
+    top: Annotated[int, typer.Option(help="How many documents of BM25 are reranked.")] = 20,
+    run: Annotated[Path | None, typer.Option(help="A first stage as a TREC run, instead of BM25.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only so many queries, drawn with a seed.")] = None,
+    measures: Annotated[str | None, typer.Option(help='Such as "nDCG@10 RR@10"; else the recipe\'s.')] = None,
+    interpolate: Annotated[str | None, typer.Option(help="Weight of the reranker beside the first stage.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="What differences are taken to; else the first stage.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the last system's ranking as a TREC run.")] = None,
+    as_json: AsJson = False,
+    code: Code = None,
+    trust_code: TrustCode = False,
+) -> None:
+    """Measure rankings beside the first stage, with the difference of each and its significance."""
+    from rerankkit import evaluating
+
+    names = evaluating.check_systems(systems)
+    overrides = _overrides(context)
+    models = {name: None if evaluating.is_run(name) else _load(name, overrides, code, trust_code) for name in names}
+    comparison = evaluating.evaluate(
+        models,
+        evaluating.groups(models, data, split, top, run, limit),
+        measures.split() if measures else None,
+        evaluating.parse_weight(interpolate),
+        baseline,
+        output,
+    )
+    evaluating.show(comparison, as_json)
+
+
+@app.command(context_settings=OVERRIDES)
+def check(context: typer.Context, recipe: RecipeName, code: Code = None) -> None:
+    """Report everything that is wrong with a recipe; nothing is built."""
+    _recipe(recipe, context, code, "train")
+    typer.echo(f"{recipe}: no problems")
+
+
+@app.command(context_settings=OVERRIDES)
+def fill(context: typer.Context, recipe: RecipeName, code: Code = None) -> None:
+    """Print a recipe with what it extends laid flat and every default written out."""
+    from rerankkit.recipe import fill as fill_
+
+    typer.echo(fill_(_recipe(recipe, context, code, "rank")), nl=False)
+
+
+@app.command(context_settings=OVERRIDES)
+def preview(
+    context: typer.Context,
+    recipe: RecipeName,
+    example: Annotated[int, typer.Option(help="Which example, counted from 0.")] = 0,
+    as_json: AsJson = False,
+    code: Code = None,
+) -> None:
+    """Show the exact tokens of a training and an inference example."""
+    loaded = _recipe(recipe, context, code, "rank")
+    from rerankkit import preview as preview_
+
+    _print(preview_.as_dict(loaded, example) if as_json else preview_.preview(loaded, example), as_json)
+
+
+@app.command("list")
+def list_(namespace: Annotated[str | None, typer.Argument()] = None, code: Code = None) -> None:
+    """List the parts that a recipe can name."""
+    from rerankkit.registry import registry
+
+    _load_code(code)
+    chosen = {namespace: registry.namespace(namespace)} if namespace else registry.namespaces()
+    for name, catalogue in chosen.items():
+        if not namespace:
+            typer.echo(f"@{name}")
+        for part in catalogue.names():
+            typer.echo(part if namespace else f"  {part}")
+
+
+@app.command()
+def find(namespace: str, name: str, code: Code = None) -> None:
+    """Say in which file and line a part is written."""
+    from rerankkit.registry import registry
+
+    _load_code(code)
+    place = registry.namespace(namespace).find(name)
+    typer.echo(f"{place.file}:{place.line}")
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Show versions, device, kernels, embedded models and the cache, and what to do about what is missing."""
+    from rerankkit import doctor as doctor_
+
+    sections = doctor_.report()
+    _print(doctor_.as_dict(sections) if as_json else doctor_.render(sections), as_json)
+
+
+def _recipe(name: str, context: typer.Context, code: list[str] | None, purpose: Any) -> Any:
+    from rerankkit.recipe import load_recipe
+
+    _load_code(code)
+    return load_recipe(name, _overrides(context), purpose)
+
+
+def _model(name: str, context: typer.Context, code: list[str] | None, trust_code: bool) -> Any:
+    return _load(name, _overrides(context), code, trust_code)
+
+
+def _load(name: str, overrides: dict[str, Any], code: list[str] | None, trust_code: bool) -> Any:
+    _load_code(code)
+    from rerankkit.reranker import Reranker
+
+    if Path(name).is_dir():
+        return Reranker.from_pretrained(name, overrides, trust_code)
+    return Reranker.from_recipe(name, overrides)
+
+
+def _overrides(context: typer.Context) -> dict[str, Any]:
+    from rerankkit.recipe import parse_overrides
+
+    return parse_overrides(context.args)
+
+
+def _load_code(files: list[str] | None) -> None:
+    from rerankkit.registry import load_code
+
+    for file in files or []:
+        load_code(file)
+
+
+def _print(value: Any, as_json: bool) -> None:
+    import json
+
+    from rich.console import Console
+
+    if as_json:
+        typer.echo(json.dumps(value, indent=1))
+    else:
+        Console().print(value)
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Plain())
+    logger = logging.getLogger("rerankkit")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        return prefix + record.getMessage()

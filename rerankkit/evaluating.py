@@ -1,0 +1,120 @@
+"""What `rerankkit evaluate` does: systems over the same groups, one table."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rerankkit.errors import InputError
+from rerankkit.evaluate import MEASURES, Comparison, compare, first_run, interpolate, prepare, qrels_of, tune_weight
+from rerankkit.protocols import Group
+from rerankkit.recipe import build
+from rerankkit.registry import registry
+from rerankkit.tables import render
+from rerankkit.trec import Run, read_run, write_run
+
+logger = logging.getLogger("rerankkit")
+Models = dict[str, Any]
+"""Rerankers by the name they were given; None for a TREC run."""
+
+
+def is_run(name: str) -> bool:
+    """Whether a name is a TREC run rather than a model or a recipe."""
+    return Path(name).is_file() and Path(name).suffix != ".cfg"
+
+
+def check_systems(names: Sequence[str]) -> list[str]:
+    """The systems to compare, each once."""
+    twice = {name for name in names if list(names).count(name) > 1}
+    if twice:
+        raise InputError(f"{', '.join(sorted(twice))} is given twice")
+    return list(names)
+
+
+def parse_weight(text: str | None) -> float | str | None:
+    """A weight between 0 and 1, or "tune": the best on the recipe's [data.dev]."""
+    if text is None or text == "tune":
+        return text
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = -1.0
+    if not 0 <= weight <= 1:
+        raise InputError(f"--interpolate {text}: expected a weight between 0 and 1, or the word tune")
+    return weight
+
+
+def groups(models: Models, data: Path | None, split: str, top: int, run: Path | None, limit: int | None) -> list[Group]:
+    """What to rank: a BEIR folder, a JSONL file, or the test data of the first model's recipe."""
+    if data is None:
+        recipe = next((model.recipe for model in models.values() if model is not None), None)
+        if recipe is None or not recipe.has("data.test"):
+            raise InputError("give --data DIR: no recipe with a [data.test] is among the systems")
+        found = list(build(recipe, "data.test"))
+    elif data.is_dir() and not any(data.glob("*.jsonl")) and not (data / "qrels").is_dir():
+        raise InputError(
+            f"{data} is neither a BEIR folder (corpus.jsonl, queries.jsonl, qrels/) nor holds .jsonl files"
+        )
+    elif (data / "qrels").is_dir():
+        reader = registry.readers.get("beir.v1")
+        found = list(reader(path=str(data), split=split, candidates=top, limit=limit, run=str(run) if run else None))
+    else:
+        found = list(registry.readers.get("jsonl.v1")(path=str(data), limit=limit))
+    return prepare(found)
+
+
+def evaluate(
+    models: Models,
+    groups: Sequence[Group],
+    measures: Sequence[str] | None,
+    weight: float | str | None,
+    baseline: str | None,
+    output: Path | None,
+) -> Comparison:
+    """Rank the groups with every model and compare the runs, the first stage's beside them."""
+    from rerankkit.ranking import rerank
+
+    first = first_run(groups)
+    if weight is not None and first is None:
+        raise InputError("--interpolate needs a first stage's scores, and this data has none")
+    runs: dict[str, Run] = {"first stage": first} if first else {}
+    for name, model in models.items():
+        runs[name] = read_run(name) if model is None else rerank(model, groups, None)
+        if weight is not None and first is not None and model is not None:
+            share = _tuned(model) if isinstance(weight, str) else weight
+            runs[f"{name} x {share:.1f} + first stage"] = interpolate(runs[name], first, share)
+    if output is not None:
+        write_run(list(runs.values())[-1], output)
+    recipe = next((model.recipe for model in models.values() if model is not None), None)
+    wanted = measures or (recipe.settings("evaluation").measures if recipe else MEASURES)
+    if baseline is not None and baseline not in runs:
+        raise InputError(f"--baseline {baseline}: none of the systems, which are {', '.join(runs)}")
+    return compare(runs, qrels_of(groups), wanted, baseline or "")
+
+
+def show(comparison: Comparison, as_json: bool) -> None:
+    """Print a comparison."""
+    if as_json:
+        print(json.dumps(comparison.as_dict(), indent=1))
+    else:
+        Console().print(render(comparison))
+
+
+def _tuned(model: Any) -> float:
+    """The weight that is best on the validation data, which is not what is reported on."""
+    from rerankkit.ranking import rerank
+
+    if model.recipe is None or not model.recipe.has("data.dev"):
+        raise InputError("--interpolate tune needs a [data.dev] in the model's recipe; give a weight instead")
+    dev = prepare(list(build(model.recipe, "data.dev")))
+    first = first_run(dev)
+    if first is None:
+        raise InputError("--interpolate tune: the recipe's [data.dev] has no first stage; give a weight instead")
+    weight = tune_weight(rerank(model, dev, None), first, qrels_of(dev))
+    logger.info("interpolation weight %.1f, the best on the validation data", weight)
+    return weight

@@ -1,0 +1,81 @@
+"""What `rerankkit rank` does: groups from files, a run out of them, one ranking on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from rerankkit.collection import (
+    Collection,
+    candidates_from_bm25,
+    candidates_from_run,
+    read_corpus,
+    read_queries,
+)
+from rerankkit.errors import InputError
+from rerankkit.evaluate import first_run, interpolate, prepare, run_of
+from rerankkit.progress import Bar
+from rerankkit.protocols import Group
+from rerankkit.recipe import build
+from rerankkit.reranker import Reranker
+from rerankkit.trec import Run, best_first, write_run
+
+
+def file_groups(queries: Path, docs: Path, run: Path | None, top: int) -> list[Group]:
+    """The candidates of every query of a file: by a TREC run, else by BM25 over all documents."""
+    asked, corpus = read_queries(queries), read_corpus(docs)
+    found = candidates_from_run(run, corpus, asked, top) if run else candidates_from_bm25(corpus, asked, top)
+    return Collection(corpus, asked).groups(found, [qid for qid in asked if qid in found])
+
+
+def live_group(query: str, docs: Path | None, top: int, reranker: Reranker) -> list[Group]:
+    """One query against a file of documents, or against the documents of the model's own test data."""
+    if not query.strip():
+        raise InputError("the query is empty")
+    corpus = read_corpus(docs) if docs else _own_documents(reranker)
+    return Collection(corpus, {"query": query}).groups(candidates_from_bm25(corpus, {"query": query}, top))
+
+
+def rerank(reranker: Reranker, groups: Sequence[Group], weight: float | None) -> Run:
+    """The reranker's run over prepared or first-stage groups, interpolated with the first stage where asked."""
+    groups = prepare(groups)
+    with Bar("ranking") as bar:
+        bar.start(len(groups))
+        run = run_of(groups, reranker.rank_groups(groups, finished=bar.advance))
+    if weight is None:
+        return run
+    first = first_run(groups)
+    if first is None:
+        raise InputError("--interpolate needs a first stage's scores, and these groups have none")
+    return interpolate(run, first, weight)
+
+
+def write(run: Run, output: Path) -> None:
+    """Write a run whole or not at all."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_run(run, output)
+
+
+def show(run: Run, groups: Sequence[Group], count: int) -> None:
+    """Print the best documents of one query, with where the first stage had put them."""
+    (group,) = prepare(groups)
+    ids = group.doc_ids or []
+    table = Table(title=f"{group.query}", title_justify="left", show_lines=True)
+    for column, justify in (("rank", "right"), ("was", "right"), ("score", "right"), ("document", "left")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    scores = run[group.qid]
+    for rank, docid in enumerate(best_first(scores)[:count], start=1):
+        position = ids.index(docid)
+        text = " ".join(group.docs[position].split())
+        table.add_row(str(rank), str(position + 1), f"{scores[docid]:.2f}", f"{docid}\n{text[:200]}", style=None)
+    Console().print(table)
+
+
+def _own_documents(reranker: Reranker) -> dict[str, str]:
+    if reranker.recipe is None or not reranker.recipe.has("data.test"):
+        raise InputError("give --docs FILE: the model's recipe has no [data.test] to take documents from")
+    groups = prepare(list(build(reranker.recipe, "data.test")))
+    return {docid: text for group in groups for docid, text in zip(group.doc_ids or [], group.docs, strict=True)}
