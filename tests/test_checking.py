@@ -82,6 +82,18 @@ def starred(*args: int, **kwargs: int) -> Head:
     return built()  # type: ignore[return-value]
 
 
+def unwritable(scale: Any = object) -> Head:
+    return built()  # type: ignore[return-value]
+
+
+def infinite(scale: float = float("inf")) -> Head:
+    return built()  # type: ignore[return-value]
+
+
+def misfit(scale: int = 1.5) -> Head:  # type: ignore[assignment]
+    return built()  # type: ignore[return-value]
+
+
 def checked(template: str = "", size: int = 1, needed: int = 2) -> Head:
     return built()  # type: ignore[return-value]
 
@@ -99,6 +111,9 @@ PARTS: dict[str, Callable[..., Any]] = {
     "test.hidden.v1": hidden,
     "test.positional.v1": positional,
     "test.starred.v1": starred,
+    "test.unwritable.v1": unwritable,
+    "test.infinite.v1": infinite,
+    "test.misfit.v1": misfit,
     "test.checked.v1": checked,
     "test.partial.v1": functools.partial(parted, scale=2.0),
     "test.c.v1": dict,
@@ -193,7 +208,8 @@ def test_a_missing_section(recipe: Any, section: str, line: int) -> None:
         ("scale = {\"a\": 1}", ["scale: expected a float, got a section or dict"]),
         ("scale =", ["scale: expected a float, got the text ''"]),
         ("count = true", ["count: expected an int or null, got true"]),
-        ("count = 1.0", ["count: expected an int or null, got the number 1.0"]),
+        ("count = 1.0", ["count: expected an int or null, got the number 1.0; write 1"]),
+        ("count = 1.5", ["count: expected an int or null, got the number 1.5"]),
         ("count = 1_0", ["count: expected an int or null, got the text '1_0'; write 10"]),
         ("count = none", ["count: expected an int or null, got the text 'none'; write null"]),
         ("flag = yes", ["flag: expected true or false, got the text 'yes'; write true"]),
@@ -239,6 +255,9 @@ def test_arguments(recipe: Any, settings: str, messages: list[str]) -> None:
          "import it where the module is run, not under TYPE_CHECKING"),
         ("test.positional.v1", "takes 'thing' by position only; a recipe gives arguments by name"),
         ("test.starred.v1", "test.starred.v1 has no argument 'scale'; it has none"),
+        ("test.unwritable.v1", "has <class 'object'> as the default of 'scale', which no recipe can write"),
+        ("test.infinite.v1", "has inf as the default of 'scale', which no recipe can write"),
+        ("test.misfit.v1", "has 1.5 as the default of 'scale', which is not an int"),
         ("test.c.v1", "has no signature that Python can read"),
     ],
 )  # fmt: skip

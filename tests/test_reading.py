@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rerankkit.errors import InputError
 from rerankkit.problems import RecipeError
-from rerankkit.recipe import Recipe, load_recipe, parse_overrides, read
+from rerankkit.recipe import Recipe, load_recipe, parse_overrides, read, recipes_folder
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
@@ -43,7 +43,7 @@ def faults(recipe: Recipe) -> list[tuple[int, str]]:
     [
         '[vars]\na = 1\nb = text\nc = "quoted"\nd = true\ne = True\nf = None\ng = [1, 2.5]\nh = {"x": {"y": 1}}\n',
         '[vars]\na = 1\n\n[model]\n[model.head]\nb = ${vars.a}\nc = "${vars.a}/x"\n',
-        '[vars]\na = 1\nd = [${vars.a}, 2]\ne = x ${vars.a}\n',
+        "[vars]\na = 1\nd = [${vars.a}, 2]\ne = x ${vars.a}\n",
         '# above\n[vars]\n; beside\na = [\n  1,\n\n  2\n  ]\nb: 3\nc = $$5\nd = {"k": "$$"}\n',
         "[vars]\ntext =\n  one\n  two\n\n  three\nlast = ${text}\n",
         '[vars]\na = "é \\u00e9 \\n"\nb = ${a}\nc = ${vars:b}\n',
@@ -122,6 +122,12 @@ def test_a_fault_is_said_once(recipe: Any) -> None:
     assert [line for line, _ in faults(recipe(text))] == [5, 2]
 
 
+def test_more_references_in_a_row_than_the_grammar_follows(recipe: Any) -> None:
+    chain = "".join(f"a{number} = ${{vars.a{number + 1}}}\n" for number in range(12))
+    found = faults(recipe(f"[vars]\n{chain}a12 = 1\n"))
+    assert len(found) == 1 and found[0][1].startswith("cannot be read: Recursion limit exceeded")
+
+
 def test_a_comment_inside_a_json_list_is_a_comment(recipe: Any) -> None:
     assert recipe("[vars]\na = [1,\n  # two\n  3]").values["vars"]["a"] == [1, 3]
 
@@ -152,10 +158,23 @@ def test_a_file_that_cannot_be_a_recipe(tmp_path: Path, content: bytes | str | N
     assert message in str(caught.value.problems[0])
 
 
-def test_an_unknown_name_names_the_shipped_recipes() -> None:
-    with pytest.raises(RecipeError, match="there is no such file.*llm_pointwise"):
+@pytest.mark.parametrize("name", ["llm_pointwise", "recipes/llm_pointwise.cfg", "recipes/llm_pointwise"])
+def test_shipped_recipes_go_by_name_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe(name).path == recipes_folder() / "llm_pointwise.cfg"
+    (tmp_path / "mine.cfg").write_text('[recipe]\nextends = "llm_pointwise"\n')
+    assert load_recipe("mine.cfg").get("model.head")["@heads"] == "yes_no.v1"
+    (tmp_path / "mine.cfg").write_text('[recipe]\nextends = "llm_pointwise.cfg"\n')
+    with pytest.raises(RecipeError, match="extends: there is no file llm_pointwise.cfg"):
+        load_recipe("mine.cfg")
+
+
+def test_an_unknown_name_names_the_shipped_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match="there is no such file; did you mean 'llm_pointwise'"):
         load_recipe("llm_pointwize")
-    assert load_recipe("llm_pointwise").path == load_recipe("recipes/llm_pointwise.cfg").path.resolve()
+    with pytest.raises(RecipeError, match="there is no such file; shipped recipes: .*llm_pointwise"):
+        load_recipe("zzz.cfg")
 
 
 @pytest.mark.parametrize(
