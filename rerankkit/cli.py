@@ -131,7 +131,7 @@ def evaluate(
         baseline,
         output,
     )
-    evaluating.show(comparison, as_json)
+    evaluating.show(comparison, names, as_json)
 
 
 @app.command(context_settings=OVERRIDES)

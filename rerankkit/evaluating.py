@@ -11,11 +11,21 @@ from typing import Any
 from rich.console import Console
 
 from rerankkit.errors import InputError
-from rerankkit.evaluate import MEASURES, Comparison, compare, first_run, interpolate, prepare, qrels_of, tune_weight
+from rerankkit.evaluate import (
+    MEASURES,
+    Comparison,
+    compare,
+    difference,
+    first_run,
+    interpolate,
+    prepare,
+    qrels_of,
+    tune_weight,
+)
 from rerankkit.protocols import Group
 from rerankkit.recipe import build
 from rerankkit.registry import registry
-from rerankkit.tables import render
+from rerankkit.tables import describe, render
 from rerankkit.trec import Run, read_run, write_run
 
 logger = logging.getLogger("rerankkit")
@@ -97,12 +107,19 @@ def evaluate(
     return compare(runs, qrels_of(groups), wanted, baseline or "")
 
 
-def show(comparison: Comparison, as_json: bool) -> None:
-    """Print a comparison."""
+def show(comparison: Comparison, models: Sequence[str], as_json: bool) -> None:
+    """Print a comparison, and how the last model differs from each model before it."""
     if as_json:
         print(json.dumps(comparison.as_dict(), indent=1))
-    else:
-        Console().print(render(comparison))
+        return
+    console = Console()
+    console.print(render(comparison))
+    *before, last = models
+    for name in before:
+        for measure in comparison.measures:
+            new, old = (comparison.systems[system].values[measure] for system in (last, name))
+            found = describe(difference([new[qid] - old[qid] for qid in new])).replace("\n", "  ")
+            console.print(f"{last} against {name}, {measure}: {found}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _tuned(model: Any) -> float:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rerankkit.errors import InputError, RunError
 from rerankkit.lazy import torch, transformers
-from rerankkit.lora import Lora, add_lora, base_layer, effective_rows
+from rerankkit.lora import Lora, adapter_folder, add_lora, base_layer, effective_rows
 from rerankkit.protocols import Batch, Tokens, Vocabulary
 from rerankkit.registry import registry
-from rerankkit.weights import loading, resolve_model
+from rerankkit.weights import check_model_name, loading, resolve_model
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "auto": "auto"}
 
@@ -64,6 +64,22 @@ def hf_causal(
     _refuse_other_architectures(name, model.config)
     model.eval()
     return HFCausal(name, tokenizer, add_lora(model, lora) if lora else model, share_prefix, lora)
+
+
+def _check(name: str, lora: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+    """What can be seen without weights: whether the model and the adapter exist."""
+    try:
+        check_model_name(name)
+    except (InputError, RunError) as error:
+        yield "name", str(error)
+    try:
+        if lora and lora.get("start"):
+            adapter_folder(lora["start"])
+    except InputError as error:
+        yield "lora", str(error)
+
+
+hf_causal.check = _check  # type: ignore[attr-defined]
 
 
 def _refuse_other_architectures(name: str, config: Any) -> None:
