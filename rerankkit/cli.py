@@ -1,12 +1,14 @@
 """The command line: one thin function per command.
 
-Options of a recipe are given as `--section.key value` and reach the command in `context.args`. Heavy imports stand
-inside the commands, so that `--help`, `check` and `list` answer at once.
+Options of a recipe are given as `--section.key value`; they are taken out before the rest is parsed, and reach the
+command in `context.obj`. Heavy imports stand inside the commands, so that `--help`, `check` and `list` answer at once.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -17,7 +19,7 @@ import typer
 from rerankkit.errors import InputError, RunError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
-OVERRIDES = {"allow_extra_args": True, "ignore_unknown_options": True}
+OVERRIDE = re.compile(r"--[^.=\s]+\.[^=\s]+(=.*)?", re.DOTALL)
 
 RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")]
 Code = Annotated[list[str] | None, typer.Option(help="A Python file whose decorators register parts; repeatable.")]
@@ -27,11 +29,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
 def main() -> None:
     """Run a command; what goes wrong is one message, and a traceback only with --debug."""
-    debug = "--debug" in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
     _log_to_stderr()
     try:
-        app()
+        rest, overrides = _split([argument for argument in arguments if argument != "--debug"])
+        app(rest, prog_name="rerankkit", obj=overrides)
     except (InputError, RunError) as error:
         if debug:
             traceback.print_exc()
@@ -50,7 +53,7 @@ def main() -> None:
         sys.exit(1)
 
 
-@app.command(context_settings=OVERRIDES)
+@app.command()
 def train(
     context: typer.Context,
     recipe: RecipeName,
@@ -70,7 +73,7 @@ def train(
     typer.echo(f"saved to {output}")
 
 
-@app.command(context_settings=OVERRIDES)
+@app.command()
 def rank(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="A saved model, or a recipe.")],
@@ -86,21 +89,25 @@ def rank(
     trust_code: TrustCode = False,
 ) -> None:
     """Rank documents for one query, or for a file of queries into a TREC run."""
+    overrides = _overrides(context)
+    if query is None and (queries is None or docs is None or output is None):
+        raise InputError("give --query TEXT, or --queries FILE, --docs FILE and --output FILE")
     from rerankkit import ranking
 
-    reranker = _model(model, context, code, trust_code)
+    ranking.check_weight(interpolate)
     if query is not None:
-        groups = ranking.live_group(query, docs, top, reranker)
+        group = ranking.live_group(query, docs, top) if docs else None
+        reranker = _load(model, overrides, code, trust_code)
+        groups = group or ranking.own_group(query, top, reranker)
         ranking.show(ranking.rerank(reranker, groups, interpolate), groups, show)
-        return
-    if queries is None or docs is None or output is None:
-        raise InputError("give --query TEXT, or --queries FILE, --docs FILE and --output FILE")
-    groups = ranking.file_groups(queries, docs, run, top)
-    ranking.write(ranking.rerank(reranker, groups, interpolate), output)
-    typer.echo(f"wrote {output}")
+    elif queries is not None and docs is not None and output is not None:
+        groups = ranking.file_groups(queries, docs, run, top)
+        reranker = _load(model, overrides, code, trust_code)
+        ranking.write(ranking.rerank(reranker, groups, interpolate), output)
+        typer.echo(f"wrote {output}")
 
 
-@app.command(context_settings=OVERRIDES)
+@app.command()
 def evaluate(
     context: typer.Context,
     systems: Annotated[list[str], typer.Argument(help="Saved models, recipes or TREC runs, to be compared.")],
@@ -120,28 +127,23 @@ def evaluate(
     """Measure rankings beside the first stage, with the difference of each and its significance."""
     from rerankkit import evaluating
 
-    names = evaluating.check_systems(systems)
-    overrides = _overrides(context)
+    names, overrides = evaluating.check_systems(systems), _overrides(context)
+    weight, wanted = evaluating.parse_weight(interpolate), evaluating.parse_measures(measures)
+    given = evaluating.read_groups(data, split, top, run, limit) if data else None
     models = {name: None if evaluating.is_run(name) else _load(name, overrides, code, trust_code) for name in names}
-    comparison = evaluating.evaluate(
-        models,
-        evaluating.groups(models, data, split, top, run, limit),
-        measures.split() if measures else None,
-        evaluating.parse_weight(interpolate),
-        baseline,
-        output,
-    )
+    groups = given or evaluating.own_groups(models, limit)
+    comparison = evaluating.evaluate(models, groups, wanted, weight, baseline, output)
     evaluating.show(comparison, names, as_json)
 
 
-@app.command(context_settings=OVERRIDES)
+@app.command()
 def check(context: typer.Context, recipe: RecipeName, code: Code = None) -> None:
     """Report everything that is wrong with a recipe; nothing is built."""
     _recipe(recipe, context, code, "train")
     typer.echo(f"{recipe}: no problems")
 
 
-@app.command(context_settings=OVERRIDES)
+@app.command()
 def fill(context: typer.Context, recipe: RecipeName, code: Code = None) -> None:
     """Print a recipe with what it extends laid flat and every default written out."""
     from rerankkit.recipe import fill as fill_
@@ -149,7 +151,7 @@ def fill(context: typer.Context, recipe: RecipeName, code: Code = None) -> None:
     typer.echo(fill_(_recipe(recipe, context, code, "rank")), nl=False)
 
 
-@app.command(context_settings=OVERRIDES)
+@app.command()
 def preview(
     context: typer.Context,
     recipe: RecipeName,
@@ -204,10 +206,6 @@ def _recipe(name: str, context: typer.Context, code: list[str] | None, purpose: 
     return load_recipe(name, _overrides(context), purpose)
 
 
-def _model(name: str, context: typer.Context, code: list[str] | None, trust_code: bool) -> Any:
-    return _load(name, _overrides(context), code, trust_code)
-
-
 def _load(name: str, overrides: dict[str, Any], code: list[str] | None, trust_code: bool) -> Any:
     _load_code(code)
     from rerankkit.reranker import Reranker
@@ -220,7 +218,25 @@ def _load(name: str, overrides: dict[str, Any], code: list[str] | None, trust_co
 def _overrides(context: typer.Context) -> dict[str, Any]:
     from rerankkit.recipe import parse_overrides
 
-    return parse_overrides(context.args)
+    return parse_overrides(context.obj)
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The command's own arguments, and the overrides of a recipe with their values."""
+    own, overrides = [], []
+    rest = iter(arguments)
+    for argument in rest:
+        match = OVERRIDE.fullmatch(argument)
+        if match is None:
+            own.append(argument)
+            continue
+        overrides.append(argument)
+        following = next(rest, None) if match.group(1) is None else None
+        if following is not None and following.startswith("--"):
+            rest = itertools.chain([following], rest)
+        elif following is not None:
+            overrides.append(following)
+    return own, overrides
 
 
 def _load_code(files: list[str] | None) -> None:

@@ -18,6 +18,7 @@ from rerankkit.evaluate import (
     difference,
     first_run,
     interpolate,
+    parse_measure,
     prepare,
     qrels_of,
     tune_weight,
@@ -59,23 +60,34 @@ def parse_weight(text: str | None) -> float | str | None:
     return weight
 
 
-def groups(models: Models, data: Path | None, split: str, top: int, run: Path | None, limit: int | None) -> list[Group]:
-    """What to rank: a BEIR folder, a JSONL file, or the test data of the first model's recipe."""
-    if data is None:
-        recipe = next((model.recipe for model in models.values() if model is not None), None)
-        if recipe is None or not recipe.has("data.test"):
-            raise InputError("give --data DIR: no recipe with a [data.test] is among the systems")
-        found = list(build(recipe, "data.test"))
-    elif data.is_dir() and not any(data.glob("*.jsonl")) and not (data / "qrels").is_dir():
+def parse_measures(text: str | None) -> list[str] | None:
+    """Names of measures, separated by spaces."""
+    names = text.split() if text else None
+    for name in names or []:
+        parse_measure(name)
+    return names
+
+
+def read_groups(data: Path, split: str, top: int, run: Path | None, limit: int | None) -> list[Group]:
+    """What to rank: a BEIR folder, or JSONL."""
+    if data.is_dir() and not (data / "qrels").is_dir() and not any(data.glob("*.jsonl")):
         raise InputError(
             f"{data} is neither a BEIR folder (corpus.jsonl, queries.jsonl, qrels/) nor holds .jsonl files"
         )
-    elif (data / "qrels").is_dir():
+    if (data / "qrels").is_dir():
         reader = registry.readers.get("beir.v1")
-        found = list(reader(path=str(data), split=split, candidates=top, limit=limit, run=str(run) if run else None))
+        found = reader(path=str(data), split=split, candidates=top, limit=limit, run=str(run) if run else None)
     else:
-        found = list(registry.readers.get("jsonl.v1")(path=str(data), limit=limit))
-    return prepare(found)
+        found = registry.readers.get("jsonl.v1")(path=str(data), limit=limit)
+    return prepare(list(found))
+
+
+def own_groups(models: Models, limit: int | None) -> list[Group]:
+    """The test data of the first model's recipe."""
+    recipe = next((model.recipe for model in models.values() if model is not None), None)
+    if recipe is None or not recipe.has("data.test"):
+        raise InputError("give --data DIR: no recipe with a [data.test] is among the systems")
+    return prepare(list(build(recipe, "data.test"))[:limit])
 
 
 def evaluate(

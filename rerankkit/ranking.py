@@ -31,12 +31,33 @@ def file_groups(queries: Path, docs: Path, run: Path | None, top: int) -> list[G
     return Collection(corpus, asked).groups(found, [qid for qid in asked if qid in found])
 
 
-def live_group(query: str, docs: Path | None, top: int, reranker: Reranker) -> list[Group]:
-    """One query against a file of documents, or against the documents of the model's own test data."""
+def live_group(query: str, docs: Path, top: int) -> list[Group]:
+    """One query against a file of documents."""
+    return _best_of(query, read_corpus(docs), top)
+
+
+def own_group(query: str, top: int, reranker: Reranker) -> list[Group]:
+    """One query against the documents of the model's own test data."""
+    if reranker.recipe is None or not reranker.recipe.has("data.test"):
+        raise InputError("give --docs FILE: the model's recipe has no [data.test] to take documents from")
+    groups = prepare(list(build(reranker.recipe, "data.test")))
+    corpus = {docid: text for group in groups for docid, text in zip(group.doc_ids or [], group.docs, strict=True)}
+    return _best_of(query, corpus, top)
+
+
+def _best_of(query: str, corpus: dict[str, str], top: int) -> list[Group]:
     if not query.strip():
-        raise InputError("the query is empty")
-    corpus = read_corpus(docs) if docs else _own_documents(reranker)
-    return Collection(corpus, {"query": query}).groups(candidates_from_bm25(corpus, {"query": query}, top))
+        raise InputError("the query is empty; give it some text")
+    groups = Collection(corpus, {"query": query}).groups(candidates_from_bm25(corpus, {"query": query}, top))
+    if not groups[0].docs:
+        raise InputError(f"no document has a word of the query {query!r}")
+    return groups
+
+
+def check_weight(weight: float | None) -> None:
+    """Refuse an interpolation weight that is none."""
+    if weight is not None and not 0 <= weight <= 1:
+        raise InputError(f"--interpolate {weight}: expected a weight between 0 and 1")
 
 
 def rerank(reranker: Reranker, groups: Sequence[Group], weight: float | None) -> Run:
@@ -72,10 +93,3 @@ def show(run: Run, groups: Sequence[Group], count: int) -> None:
         text = " ".join(group.docs[position].split())
         table.add_row(str(rank), str(position + 1), f"{scores[docid]:.2f}", f"{docid}\n{text[:200]}", style=None)
     Console().print(table)
-
-
-def _own_documents(reranker: Reranker) -> dict[str, str]:
-    if reranker.recipe is None or not reranker.recipe.has("data.test"):
-        raise InputError("give --docs FILE: the model's recipe has no [data.test] to take documents from")
-    groups = prepare(list(build(reranker.recipe, "data.test")))
-    return {docid: text for group in groups for docid, text in zip(group.doc_ids or [], group.docs, strict=True)}
