@@ -1,0 +1,176 @@
+"""Checks for parts of your own: each takes what makes the part, and says what to do where it breaks its protocol.
+
+    from rerankkit.testing import check_loss
+
+    def test_my_loss() -> None:
+        check_loss(MyLoss)
+
+A part that passes works in training and in ranking. Nothing here needs pytest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from rerankkit import protocols
+from rerankkit.lazy import torch
+from rerankkit.protocols import Ask, Batch, Group, Order, Tokens, Vocabulary
+
+QUERY = "what {query} means, <|im_end|> \n"
+DOCS = ["first {document}: <s> text", "", "a third\n\ntext, " * 20, "yes", "Query: the fifth, %s \\n"]
+ROUNDS = 1000  # a strategy that still asks then is taken to never end
+
+
+def check_loss(factory: Callable[[], Any]) -> None:
+    """A loss is one finite number with finite gradients; masked scores and the documents' order do not change it."""
+    loss = factory()
+    _require(isinstance(loss, protocols.Loss), f"{loss!r} is no loss; write __call__(self, scores, labels, mask)")
+    scores = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([[0.0, 1, 0, 2, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]])  # the last has no positive
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2, [True] * 5])
+
+    def run(scores: torch.Tensor, labels: torch.Tensor = labels, mask: torch.Tensor = mask) -> tuple[float, Any]:
+        leaf = scores.clone().requires_grad_()
+        value = loss(leaf, labels, mask)
+        _require(value.shape == (), f"the loss has the shape {tuple(value.shape)}; reduce it to one number")
+        _require(bool(value.isfinite()), f"the loss is {value.item()}; leave out masked scores and divide by no zero")
+        _require(value.requires_grad, "the loss has no gradient; compute it from `scores` with torch alone")
+        (gradient,) = torch.autograd.grad(value, leaf)
+        _require(bool(gradient.isfinite().all()), "the gradient is not finite; mask before a log or exp, not after it")
+        return value.item(), gradient
+
+    value, gradient = run(scores)
+    _require(bool(gradient.any()), "no score has a gradient; the loss must depend on `scores`")
+    _require(not gradient[~mask].any(), "a masked score has a gradient; leave out scores where `mask` is False")
+    hidden, _ = run(scores.masked_fill(~mask, 50.0), labels.masked_fill(~mask, 3.0))
+    _require(_alike(value, hidden), "masked documents change the loss; leave out their scores and labels")
+    for order in (torch.tensor([4, 2, 0, 1, 3]), torch.tensor([1, 0, 3, 4, 2])):
+        moved, _ = run(scores[:, order], labels[:, order], mask[:, order])
+        _require(_alike(value, moved), "the order of the documents changes the loss; it must not")
+    (right, _), (wrong, _) = run(4 * labels), run(-4 * labels)
+    _require(right < wrong, f"relevant first costs {right:.4f}, relevant last {wrong:.4f}; turn the sign")
+    run(scores * 1e4)
+
+
+def check_head(factory: Callable[[], Any], backbone: Any = None) -> None:
+    """A head gives float32 scores, one for each asked document, which no padding and no other row can change.
+
+    Args:
+        backbone: What to bind the head to, for one that needs more than `stand_in_backbone` offers.
+    """
+    head, backbone = factory(), backbone or stand_in_backbone()
+    _require(isinstance(head, protocols.Head), f"{head!r} is no head; write `module`, bind() and score()")
+    head.bind(backbone)
+    has_module = head.module is None or isinstance(head.module, torch.nn.Module)
+    _require(has_module, f"after bind() `module` is {head.module!r}; make it a torch.nn.Module, or None")
+    lengths = torch.tensor([6, 3, 5])
+    real = torch.arange(6) < lengths.unsqueeze(1)
+    hidden = torch.randn(3, 6, backbone.module.config.hidden_size, generator=torch.Generator().manual_seed(0))
+
+    def score(hidden: torch.Tensor, rows: list[int]) -> torch.Tensor:
+        batch = Batch(Tokens(real[rows].long(), real[rows].long()), answer=lengths[rows] - 1)
+        scores = head.score(hidden[rows], batch)
+        shape = list(scores.shape)
+        _require(len(shape) == 2 and shape[0] == len(rows), f"the scores are {shape}; make them [rows, docs asked]")
+        _require(scores.dtype == torch.float32, f"the scores are {scores.dtype}; convert them with .float()")
+        _require(bool(scores.isfinite().all()), "a score is not finite")
+        return scores
+
+    scores = score(hidden.requires_grad_(), [0, 1, 2])
+    _require(_alike(scores[[2, 0, 1]], score(hidden, [2, 0, 1])), "a score changes with the order of the rows")
+    _require(_alike(scores[1:2], score(hidden, [1])), "a score changes with the other rows of its batch")
+    padded = hidden.detach().masked_fill(~real.unsqueeze(2), 9.0)
+    _require(_alike(scores, score(padded, [0, 1, 2])), "padding changes a score; read where batch.tokens.mask is 1")
+    (gradient,) = torch.autograd.grad(scores.sum(), hidden)
+    _require(bool(gradient.any() and gradient.isfinite().all()), "no finite gradient reaches the hidden states")
+    score(hidden.detach().bfloat16(), [0, 1, 2])
+
+
+def check_formatter(factory: Callable[[], Any], docs: int = 1, tokenizer: Any = None) -> None:
+    """A formatter keeps the whole text of the query and of the asked documents, each in pieces of its own role.
+
+    Args:
+        docs: How many documents one ask shows: 1 for pointwise, 2 for pairwise.
+        tokenizer: For a formatter that looks at one; others get `StandInTokenizer`.
+    """
+    formatter, fixed = factory(), set()
+    _require(isinstance(formatter, protocols.Formatter), f"{formatter!r} is no formatter; write format(ask, tokenizer)")
+    for start in range(len(DOCS)):
+        asked = tuple((start + step) % len(DOCS) for step in range(docs))
+        prompt = formatter.format(Ask(Group(QUERY, list(DOCS)), asked), tokenizer or StandInTokenizer())
+        _require(isinstance(prompt, protocols.Prompt), f"format() gave {prompt!r}; return a Prompt of pieces")
+        found = {role: [p.text for p in prompt.pieces if p.role == role] for role in ("fixed", "query", "document")}
+        _require(sum(map(len, found.values())) == len(prompt.pieces), "a role must be fixed, query or document")
+        _require(set(found["query"]) == {QUERY}, f"query pieces {found['query']}; give the whole query as one piece")
+        wanted = [DOCS[i] for i in asked]
+        _require(found["document"] == wanted, f"document pieces {found['document']}; give {wanted}, unchanged")
+        fixed.add("\0".join(found["fixed"]))
+    _require(len(fixed) == 1, "the fixed text differs between documents; keep a user's text out of it")
+
+
+def check_strategy(factory: Callable[[], Any]) -> None:
+    """A strategy ends, asks for documents that exist, returns each once, the best first and equal ones as given."""
+    strategy = factory()
+    is_one = isinstance(strategy, protocols.Strategy)
+    _require(is_one, f"{strategy!r} is no strategy; write rank(group) and training_asks(group)")
+    for worth in ([], [1.0], [0.0, 1.0], [1.0, 0.0], [2.0, 0.0, 5.0, 1.0, 4.0, 3.0, 6.0], [1.0] * 7):
+        group = Group("query", [f"document {i}" for i in range(len(worth))], labels=worth)
+        positions = list(range(len(worth)))
+        order = _finished(strategy.rank(group), worth)
+        _require(sorted(i for i, _ in order) == positions, f"{len(worth)} documents, order {order}; return each once")
+        ranked = [score for _, score in order]
+        _require(ranked == sorted(ranked, reverse=True), f"the scores {ranked} rise; they must fall along the order")
+        alike = len(set(worth)) > 1 or [i for i, _ in order] == positions
+        _require(alike, f"equal documents came as {order}; keep the order in which they are given")
+        best = max(positions, key=lambda i: worth[i], default=None)
+        _require(not order or order[0][0] == best, f"the best of {worth} is number {best}, but the order is {order}")
+        covered = sorted(i for ask in strategy.training_asks(group) for i in ask)
+        _require(covered == positions, f"training_asks covers {covered}; cover each of {positions} once")
+
+
+class StandInTokenizer:
+    """Gives every text one token, and frames a chat."""
+
+    chat_template = "a template"
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": [1 + sum(text.encode()) % 997]}
+
+    def apply_chat_template(self, turns: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool) -> str:
+        return "".join(f"<|{turn['role']}|>{turn['content']}" for turn in turns) + "<|assistant|>"
+
+
+def stand_in_backbone(width: int = 16) -> Any:
+    """What a head may ask of a backbone, without a model: tokenizer, width, rows of the output layer."""
+    module: Any = torch.nn.Embedding(1000, width)
+    module.config = SimpleNamespace(hidden_size=width)
+
+    def vocabulary(token_ids: list[int]) -> Vocabulary:
+        return Vocabulary(rows=module.weight[token_ids])
+
+    return SimpleNamespace(tokenizer=StandInTokenizer(), module=module, shares_prefix=False, vocabulary=vocabulary)
+
+
+def _finished(steps: Any, worth: list[float]) -> Order:
+    """Run a strategy on true answers to its end."""
+    try:
+        asks = next(steps)
+        for _ in range(ROUNDS):
+            for ask in asks:
+                good = len(set(ask)) == len(ask) > 0 and all(0 <= i < len(worth) for i in ask)
+                _require(good, f"asked for {ask} of {len(worth)} documents; ask for positions that exist, each once")
+            asks = steps.send([[worth[i] for i in ask] for ask in asks])
+    except StopIteration as end:
+        return end.value
+    raise AssertionError(f"rank() still asks after {ROUNDS} rounds; it must end by returning the order")
+
+
+def _alike(one: Any, other: Any) -> bool:
+    return torch.allclose(torch.as_tensor(one), torch.as_tensor(other), atol=1e-5, rtol=1e-4)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:  # not `assert`, which python -O leaves out
+        raise AssertionError(message)
