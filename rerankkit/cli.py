@@ -34,6 +34,8 @@ def main() -> None:
     _log_to_stderr()
     try:
         rest, overrides = _split([argument for argument in arguments if argument != "--debug"])
+        if overrides and rest[:1] and rest[0] in ("list", "find", "doctor"):
+            raise InputError(f"{overrides[0]} belongs to a recipe, and {rest[0]} reads none")
         app(rest, prog_name="rerankkit", obj=overrides)
     except (InputError, RunError) as error:
         if debug:

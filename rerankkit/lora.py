@@ -65,7 +65,8 @@ def adapter_folder(start: str) -> Path:
     folder = SHIPPED / start.removeprefix("shipped:") if start.startswith("shipped:") else Path(start)
     if not (folder / "adapter_config.json").is_file():
         shipped = ", ".join(f"shipped:{path.parent.name}" for path in sorted(SHIPPED.glob("*/adapter_config.json")))
-        raise InputError(f"lora: no adapter at {start!r}; give a folder with adapter_config.json, or one of: {shipped}")
+        or_shipped = f", or one of {shipped}" if shipped else ""
+        raise InputError(f"no adapter at {start!r}; give a folder with adapter_config.json{or_shipped}")
     return folder
 
 
