@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rerankkit import causal_lm
+from rerankkit.causal_lm import PrefixState
 from rerankkit.errors import InputError, RunError
 from rerankkit.lazy import torch, transformers
-from rerankkit.lora import Lora, adapter_folder, add_lora, base_layer, effective_rows
+from rerankkit.lora import Lora, adapter_folder, add_lora
 from rerankkit.protocols import Batch, Tokens, Vocabulary
 from rerankkit.registry import registry
 from rerankkit.weights import check_model_name, loading, resolve_model
@@ -21,7 +22,7 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "auto": "aut
 def hf_causal(
     name: str,
     dtype: Literal["fp32", "bf16", "fp16", "auto"] = "fp32",
-    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "sdpa",
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "auto",
     revision: str | None = None,
     share_prefix: bool = True,
     lora: Lora | None = None,
@@ -40,6 +41,7 @@ def hf_causal(
     Args:
         name: A hub id, a folder, or `embedded:NAME` for weights that an installed package carries.
         dtype: "auto" is the checkpoint's own.
+        attention: "auto" is "sdpa" where the architecture can, else "eager".
         revision: Branch, tag or commit of a hub id.
         share_prefix: Compute the tokens that a query's prompts begin with once. Only where every layer attends to
             everything before it; elsewhere it is left off.
@@ -49,7 +51,7 @@ def hf_causal(
         model, report = transformers.AutoModelForCausalLM.from_pretrained(
             path,
             dtype=DTYPES[dtype],
-            attn_implementation=attention,
+            attn_implementation=None if attention == "auto" else attention,
             revision=revision or "main",
             trust_remote_code=False,
             use_safetensors=True,
@@ -58,10 +60,10 @@ def hf_causal(
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             path, revision=revision or "main", trust_remote_code=False
         )
+    causal_lm.refuse_other_architectures(name, model)
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise RunError(f"{name} lacks weights of a causal language model, such as {missing}")
-    _refuse_other_architectures(name, model.config)
     model.eval()
     return HFCausal(name, tokenizer, add_lora(model, lora) if lora else model, share_prefix, lora)
 
@@ -82,21 +84,6 @@ def _check(name: str, lora: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
 hf_causal.check = _check  # type: ignore[attr-defined]
 
 
-def _refuse_other_architectures(name: str, config: Any) -> None:
-    """A classifier loads as a language model without a word, and then ranks at random."""
-    known = config.architectures or []
-    if known and not any(n.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for n in known):
-        raise InputError(f"{name} is a {known[0]}, not a causal language model; hf_causal.v1 cannot use it")
-
-
-@dataclass
-class PrefixState:
-    """What the model keeps of the shared prefixes: keys and values of each layer [prefixes, heads, length, width]."""
-
-    layers: list[tuple[torch.Tensor, torch.Tensor]]
-    mask: torch.Tensor  # [prefixes, length]
-
-
 class HFCausal:
     def __init__(self, name: str, tokenizer: Any, module: Any, share_prefix: bool, lora: Lora | None) -> None:
         self.name = name
@@ -104,7 +91,7 @@ class HFCausal:
         self.module = module
         self.lora = lora
         self._has_adapter = lora is not None
-        self.shares_prefix = share_prefix and _attends_to_everything(self.model.config)
+        self.shares_prefix = share_prefix and causal_lm.attends_to_everything(self.model)
         self._vocabulary_checked = False
 
     @property
@@ -138,17 +125,10 @@ class HFCausal:
         ).last_hidden_state
 
     def vocabulary(self, token_ids: Sequence[int]) -> Vocabulary:
-        head, config = self.model.get_output_embeddings(), self.model.config.get_text_config()
-        base = base_layer(head)
-        rows = torch.tensor(list(token_ids), device=base.weight.device)
-        settings = config.to_dict()
-        vocabulary = Vocabulary(
-            rows=effective_rows(head, rows),
-            bias=None if base.bias is None else base.bias[rows],
-            scale=settings.get("logit_scale") or 1.0 / (settings.get("logits_scaling") or 1.0),
-            softcap=settings.get("final_logit_softcapping"),
-        )
-        self._check_vocabulary(token_ids, vocabulary)
+        vocabulary = causal_lm.output_rows(self.model, token_ids)
+        if not self._vocabulary_checked:
+            causal_lm.check_vocabulary(self.name, self.model, token_ids, vocabulary)
+            self._vocabulary_checked = True
         return vocabulary
 
     def save(self, folder: Path) -> None:
@@ -164,35 +144,3 @@ class HFCausal:
             self._has_adapter = False
         self.module.save_pretrained(folder / "backbone")
         self.tokenizer.save_pretrained(folder / "backbone")
-
-    def _check_vocabulary(self, token_ids: Sequence[int], vocabulary: Vocabulary) -> None:
-        """Some architectures transform their logits in ways of their own: compare with the model's once."""
-        if self._vocabulary_checked:
-            return
-        ids = torch.tensor([list(token_ids)], device=vocabulary.rows.device)
-        with torch.no_grad():
-            output = self.model(input_ids=ids, output_hidden_states=False)
-            hidden = self.model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
-            ours = token_logits(hidden, vocabulary)
-        theirs = output.logits[0, -1, list(token_ids)].float()
-        if not torch.allclose(ours, theirs, rtol=0.02, atol=0.05):
-            raise RunError(
-                f"{self.name} computes its logits in a way that hf_causal.v1 does not know "
-                f"({theirs.tolist()} against {ours.tolist()}); it cannot be used"
-            )
-        self._vocabulary_checked = True
-
-
-def token_logits(hidden: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
-    """Logits of a vocabulary's tokens after hidden states [..., width]: [..., tokens], float32."""
-    logits = hidden.float() @ vocabulary.rows.float().T
-    if vocabulary.bias is not None:
-        logits = logits + vocabulary.bias.float()
-    logits = logits * vocabulary.scale
-    return logits if vocabulary.softcap is None else vocabulary.softcap * torch.tanh(logits / vocabulary.softcap)
-
-
-def _attends_to_everything(config: Any) -> bool:
-    cache = transformers.DynamicCache(config=config)
-    layer = transformers.cache_utils.DynamicLayer
-    return bool(cache.layers) and all(type(cached) is layer for cached in cache.layers)

@@ -1,0 +1,82 @@
+"""What can be known about a causal language model of transformers, whatever its architecture."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rerankkit.errors import InputError, RunError
+from rerankkit.lazy import torch, transformers
+from rerankkit.lora import base_layer, effective_rows
+from rerankkit.protocols import Vocabulary
+
+
+@dataclass
+class PrefixState:
+    """What a model keeps of shared prefixes: keys and values of each layer [prefixes, heads, length, width]."""
+
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
+    mask: torch.Tensor  # [prefixes, length]
+
+
+def refuse_other_architectures(name: str, model: Any) -> None:
+    """A classifier loads as a language model without a word, and then ranks at random."""
+    known = model.config.architectures or []
+    if known and not any(n.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for n in known):
+        raise InputError(f"{name} is a {known[0]}, not a causal language model; hf_causal.v1 cannot use it")
+    if model.get_output_embeddings() is None or model.get_decoder() is model:
+        kind = type(model).__name__
+        raise InputError(f"{name} is a {kind}, whose decoder and output layer hf_causal.v1 cannot tell apart")
+
+
+def attends_to_everything(model: Any) -> bool:
+    """Whether every layer sees all that came before, at the positions it is told rather than by its own counting."""
+    config, signature = model.config, inspect.signature(model.get_decoder().forward)
+    cache = transformers.DynamicCache(config=config)
+    layer = transformers.cache_utils.DynamicLayer
+    whole = bool(cache.layers) and all(type(cached) is layer for cached in cache.layers)
+    # GPT-Neo's windows are known to no cache
+    local = "local" in (config.get_text_config().to_dict().get("attention_layers") or ())
+    return whole and not local and "position_ids" in signature.parameters
+
+
+def output_rows(model: Any, token_ids: Sequence[int]) -> Vocabulary:
+    """The output layer's rows for some tokens, with an adapter's share where it has one."""
+    head, settings = model.get_output_embeddings(), model.config.get_text_config().to_dict()
+    base = base_layer(head)
+    rows = torch.tensor(list(token_ids), device=base.weight.device)
+    return Vocabulary(
+        rows=effective_rows(head, rows),
+        bias=None if base.bias is None else base.bias[rows],
+        scale=settings.get("logit_scale") or 1.0 / (settings.get("logits_scaling") or 1.0),
+        softcap=settings.get("final_logit_softcapping"),
+    )
+
+
+def token_logits(hidden: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
+    """Logits of a vocabulary's tokens after hidden states [..., width]: [..., tokens], float32."""
+    logits = hidden.float() @ vocabulary.rows.float().T
+    if vocabulary.bias is not None:
+        logits = logits + vocabulary.bias.float()
+    logits = logits * vocabulary.scale
+    return logits if vocabulary.softcap is None else vocabulary.softcap * torch.tanh(logits / vocabulary.softcap)
+
+
+def check_vocabulary(name: str, model: Any, token_ids: Sequence[int], vocabulary: Vocabulary) -> None:
+    """Some architectures transform their logits in ways of their own: compare ours with the model's."""
+    ids = torch.tensor([list(token_ids)], device=vocabulary.rows.device)
+    training = model.training
+    model.eval()  # two passes are compared, and dropout would tell them apart
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits[0, -1].float()
+        hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
+        ours = token_logits(hidden, vocabulary)
+    model.train(training)
+    theirs = logits[list(token_ids)]
+    if not torch.allclose(ours, theirs, rtol=0.02, atol=0.02 * logits.std().item()):
+        raise RunError(
+            f"{name} computes its logits in a way that hf_causal.v1 does not know "
+            f"({theirs.tolist()} against {ours.tolist()}); it cannot be used"
+        )
