@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 
@@ -128,6 +129,8 @@ def run(
 
 def score(parts: Parts, asks: Sequence[Ask], settings: Engine, costs: Costs) -> list[list[float]]:
     """Scores of each ask, in the order given: one for each of its documents."""
+    if not asks:
+        return []
     rows = encode(parts, asks)
     costs.prompts += len(rows)
     costs.cut_documents += sum(row.cut_document > 0 for row in rows)
@@ -143,6 +146,8 @@ def score(parts: Parts, asks: Sequence[Ask], settings: Engine, costs: Costs) -> 
                 for i, values in zip(batch, found, strict=True):
                     scores[numbers[i]] = values
     for ask, values in zip(asks, scores, strict=True):
+        if len(values) != len(ask.docs):
+            raise RunError(f"the head gave {len(values)} scores to a prompt of {len(ask.docs)} documents")
         if not all(map(math.isfinite, values)):
             names = [(ask.group.doc_ids or ask.group.docs)[position][:60] for position in ask.docs]
             raise RunError(
@@ -166,14 +171,33 @@ class _Ranking:
         self._go_on(lambda: next(self._steps))
 
     def answer(self, scores: list[list[float]]) -> None:
-        self.rounds += 1
+        self.rounds += bool(scores)
         self._go_on(lambda: self._steps.send(scores))
 
     def _go_on(self, step: Callable[[], list[Asked]]) -> None:
+        docs = range(len(self.group.docs))
         try:
             self.asks = step()
         except StopIteration as end:
-            self.order = end.value
+            self.order = _whole_order(end.value, docs)
+            return
+        if wrong := [asked for asked in self.asks if not asked or not all(position in docs for position in asked)]:
+            raise RunError(
+                f"the strategy asks for documents {wrong[0]!r} of a query that has {len(docs)}, counted from 0"
+            )
+
+
+def _whole_order(value: Any, docs: range) -> Order:
+    """What a strategy returned, which a third party may have got wrong."""
+    try:
+        whole = sorted(position for position, _ in value) == list(docs)
+    except (TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise RunError(
+            f"the strategy returned {value!r:.200}; it must return (position, score) of each of {len(docs)} documents"
+        )
+    return value
 
 
 def _share_prefix(rows: list[Row]) -> None:
@@ -240,17 +264,18 @@ def _score_batch(
     parts: Parts, rows: list[Row], prefixes: list[tuple[int, ...]], state: object, costs: Costs
 ) -> list[list[float]]:
     """Scores of one batch; a batch that does not fit into memory is halved."""
-    batch = parts.collator.collate(rows, parts.backbone.tokenizer, prefixes)
     try:
-        scores = forward(parts, batch.to(_device(parts)), state)
+        batch = parts.collator.collate(rows, parts.backbone.tokenizer, prefixes)
+        scores = forward(parts, batch.to(_device(parts)), state).tolist()
+        _count(costs, batch.tokens)
+        return scores
     except torch.OutOfMemoryError as error:
         if len(rows) == 1:
             raise RunError(f"out of memory with a single prompt of {len(rows[0].ids)} tokens: {error}") from error
-        torch.cuda.empty_cache()
-        half = len(rows) // 2
-        return [s for part in (rows[:half], rows[half:]) for s in _score_batch(parts, part, prefixes, state, costs)]
-    _count(costs, batch.tokens)
-    return scores.tolist()
+    # only here is the error gone, and with it what its traceback kept in memory
+    torch.cuda.empty_cache()
+    half = len(rows) // 2
+    return [s for part in (rows[:half], rows[half:]) for s in _score_batch(parts, part, prefixes, state, costs)]
 
 
 def _count(costs: Costs, tokens: Tokens) -> None:

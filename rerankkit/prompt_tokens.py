@@ -58,7 +58,7 @@ class _Control:
 @lru_cache(maxsize=8)
 def _control(tokenizer: Any) -> _Control:
     template = tokenizer.chat_template or ""
-    added = {i: t for i, t in tokenizer.added_tokens_decoder.items() if t.special or t.content in str(template)}
+    added = {i: t for i, t in tokenizer.added_tokens_decoder.items() if t.special or _steers(t.content, str(template))}
     # longest first, so that a match is never a shorter token's; one character cannot be broken in two
     texts = sorted((t.content for t in added.values() if len(t.content) > 1), key=len, reverse=True)
     ids = tokenizer("a")["input_ids"]
@@ -70,9 +70,18 @@ def _control(tokenizer: Any) -> _Control:
     )
 
 
+def _steers(token: str, template: str) -> bool:
+    """Whether a token that is not marked as special is one all the same, as are `<think>` and `<|fim_prefix|>`.
+
+    Gemma's line breaks, runs of spaces and HTML tags are added tokens too, but they are ordinary text.
+    """
+    return not token.isspace() and (token in template or (token.startswith("<|") and token.endswith("|>")))
+
+
 def _parts(prompt: Prompt, control: _Control) -> list[tuple[int, str]]:
     """The prompt's text with its offset, in one part; more where a user's text spells a control token: a break
-    inside each such token keeps the tokenizer from seeing it, and changes no character."""
+    inside each such token keeps the tokenizer from seeing it, and changes no character (only a tokenizer that opens
+    every text with a space of its own does so at the break)."""
     text = "".join(piece.text for piece in prompt.pieces)
     breaks = set()
     if control.pattern is not None:
@@ -97,6 +106,8 @@ def _role_lookup(prompt: Prompt) -> Callable[[int], Role]:
 
 
 def _encoded(texts: list[str], tokenizer: Any) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    if not texts:
+        return []
     try:
         encoded = tokenizer(
             texts,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,9 +114,12 @@ class Reranker:
             if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
                 raise InputError(f"pair {number} must be two texts, [query, document]; got {pair!r:.120}")
             query, document = pair
+            if not query.strip():
+                raise InputError(f"the query of pair {number} is empty; give it some text")
             group = groups.setdefault(query, Group(query, []))
             asks.append(Ask(group, (len(group.docs),)))
             group.docs.append(document)
-        self.costs = Costs()
+        self.costs, start = Costs(), time.perf_counter()
         scores = [score for (score,) in engine.score(self.parts, asks, self.settings, self.costs)]
+        self.costs.depth, self.costs.seconds = min(len(asks), 1), time.perf_counter() - start
         return torch.tensor(scores, dtype=torch.float64).sigmoid().tolist() if normalize else scores

@@ -58,8 +58,9 @@ class Pointwise:
             yield "system", "needs chat = true; a plain prompt has no system turn"
 
     def format(self, ask: Ask, tokenizer: Any) -> Prompt:
-        (position,) = ask.docs
-        user = self._pieces({"query": ask.group.query, "document": ask.group.docs[position]})
+        if len(ask.docs) != 1:
+            raise InputError(f"pointwise.v1 shows one document at a time, but the strategy asks for {len(ask.docs)}")
+        user = self._pieces({"query": ask.group.query, "document": ask.group.docs[ask.docs[0]]})
         if not self.chat:
             return Prompt(tuple([*user, Piece(self.answer_prefix, "fixed")]))
         before, after = _chat_frame(tokenizer, self.system)
@@ -90,11 +91,16 @@ def _field(match: re.Match[str]) -> str | None:
 @lru_cache(maxsize=8)
 def _chat_frame(tokenizer: Any, system: str) -> tuple[str, str]:
     """What the chat template writes before and after the user's text."""
+    from jinja2 import TemplateError
+
     if not tokenizer.chat_template:
         raise InputError("pointwise.v1: chat = true, but this model's tokenizer has no chat template; set chat = false")
     turns = [{"role": "system", "content": system}] if system else []
     turns.append({"role": "user", "content": _STAND_IN})
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        raise InputError(f"pointwise.v1: the model's chat template refuses these turns: {error}") from error
     before, found, after = text.partition(_STAND_IN)
     if not found or _STAND_IN in after:
         raise InputError("pointwise.v1: the chat template does not show the user's turn exactly once")
