@@ -57,9 +57,7 @@ def hf_causal(
             use_safetensors=True,
             output_loading_info=True,
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            path, revision=revision or "main", trust_remote_code=False
-        )
+        tokenizer = causal_lm.load_tokenizer(path, revision)
     causal_lm.refuse_other_architectures(name, model)
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
@@ -81,7 +79,13 @@ def _check(name: str, lora: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
         yield "lora", str(error)
 
 
+def _without_weights(name: str, revision: str | None, share_prefix: bool) -> HFCausal:
+    """The tokenizer and the shape of the model, for what needs no weights."""
+    return HFCausal(name, *causal_lm.load_shape(name, revision), share_prefix, None)
+
+
 hf_causal.check = _check  # type: ignore[attr-defined]
+hf_causal.without_weights = _without_weights  # type: ignore[attr-defined]
 
 
 class HFCausal:
