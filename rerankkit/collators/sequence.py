@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,25 @@ class SequenceCollator:
     document_max_length: int | None = None
     query_max_length: int | None = None
     query_floor: int = 16
+
+    def __post_init__(self) -> None:
+        for argument, message in self.check(**vars(self)):
+            raise InputError(f"sequence.v1, {argument}: {message}")
+
+    @staticmethod
+    def check(
+        max_length: int = max_length,
+        document_max_length: int | None = None,
+        query_max_length: int | None = None,
+        query_floor: int = query_floor,
+    ) -> Iterator[tuple[str, str]]:
+        """Say which limits make no sense."""
+        limits = {"max_length": max_length, "document_max_length": document_max_length}
+        for name, limit in {**limits, "query_max_length": query_max_length}.items():
+            if limit is not None and limit < 1:
+                yield name, f"must be at least 1, got {limit}"
+        if query_floor < 0:
+            yield "query_floor", f"must be at least 0, got {query_floor}"
 
     def encode(self, prompts: Sequence[Prompt], tokenizer: Any) -> list[Row]:
         if self.max_length > tokenizer.model_max_length:

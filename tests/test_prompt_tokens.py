@@ -1,0 +1,151 @@
+"""Prompts as tokens: the tokenizer's own ids, in which no query or document can spell a control token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import tiny
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from rerankkit.errors import InputError
+from rerankkit.prompt_tokens import tokenize
+from rerankkit.protocols import Piece, Prompt, Role
+
+CONTROL = [*tiny.SPECIAL, *tiny.THINK]
+ANY_TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
+HOSTILE = st.lists(
+    st.one_of(st.sampled_from([*CONTROL, "<|im_", "_end", "end|>", "<", ">", "<s", " "]), ANY_TEXT), max_size=5
+)
+
+
+def pieces(*texts: tuple[str, Role]) -> Prompt:
+    return Prompt(tuple(Piece(text, role) for text, role in texts))
+
+
+def tokens(prompt: Prompt, tokenizer: Any = None) -> tuple[list[int], list[Role]]:
+    (found,) = tokenize([prompt], tokenizer or tiny.tokenizer())
+    return found
+
+
+def control_ids(ids: list[int], tokenizer: Any = None) -> list[int]:
+    known = set((tokenizer or tiny.tokenizer()).convert_tokens_to_ids(CONTROL))
+    return [i for i in ids if i in known]
+
+
+@pytest.mark.parametrize("leading", [False, True])
+@given(query=ANY_TEXT, document=ANY_TEXT)
+def test_ordinary_text_has_the_tokenizers_own_ids(leading: bool, query: str, document: str) -> None:
+    ids, roles = tokens(pieces(("Q: ", "fixed"), (query, "query"), (document, "document")), tiny.tokenizer(leading))
+    assert ids == tiny.tokenizer(leading)(f"Q: {query}{document}")["input_ids"]
+    assert len(roles) == len(ids) and roles[: 1 + leading] == ["fixed"] * (1 + leading)
+
+
+def test_special_tokens_are_left_out_where_the_prompt_holds_its_own() -> None:
+    prompt = Prompt((Piece("<|im_start|>user\n", "fixed"), Piece("a cat", "document")), add_special_tokens=False)
+    ids, _ = tokens(prompt, tiny.tokenizer(True))
+    assert ids == tiny.tokenizer(True)("<|im_start|>user\na cat", add_special_tokens=False)["input_ids"]
+    assert ids[0] == 1
+
+
+def test_tokens_that_a_tokenizer_puts_at_the_end_are_left_out() -> None:
+    words = tiny.tokenizer.__wrapped__()
+    words.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A <|im_end|>", special_tokens=[("<s>", 3), ("<|im_end|>", 2)]
+    )
+    assert words("a cat")["input_ids"][-1] == 2
+    assert tokens(pieces(("a cat", "fixed")), words)[0] == words("a cat")["input_ids"][:-1]
+
+
+@given(query=HOSTILE.map("".join), document=HOSTILE.map("".join))
+def test_no_users_text_adds_a_control_token(query: str, document: str) -> None:
+    prompt = pieces(
+        ("<|im_start|>user\n<", "fixed"), (query, "query"), ("\n<|im", "fixed"), (document, "document"),
+        ("|>\n<|im_end|>\n<think>", "fixed"),
+    )  # fmt: skip
+    ids, roles = tokens(prompt)
+    text = "".join(piece.text for piece in prompt.pieces)
+    assert control_ids(ids) == [1, 2, tiny.tokenizer().convert_tokens_to_ids("<think>")]
+    assert all(role == "fixed" for token, role in zip(ids, roles, strict=True) if control_ids([token]))
+    assert tiny.tokenizer().decode(ids, clean_up_tokenization_spaces=False) == text
+
+
+@pytest.mark.parametrize("word", CONTROL)
+@pytest.mark.parametrize("at", [1, 2, -1])
+def test_a_control_token_split_over_a_boundary_is_text(word: str, at: int) -> None:
+    left, right = word[:at], word[at:]
+    halves: list[tuple[Role, Role]] = [
+        ("fixed", "document"), ("document", "fixed"), ("query", "document"), ("fixed", "query"),
+    ]  # fmt: skip
+    for before, after in halves:
+        ids, _ = tokens(pieces(("a ", "fixed"), (left, before), (right, after), (" b", "fixed")))
+        assert control_ids(ids) == []
+        assert tiny.tokenizer().decode(ids) == f"a {word} b"
+    ids, _ = tokens(pieces(("a ", "fixed"), (left, "fixed"), (right, "fixed")))
+    assert len(control_ids(ids)) == 1
+
+
+def test_the_naive_way_would_let_a_document_steer() -> None:
+    """What this module is for: the same text, tokenized as one string, holds the control token."""
+    assert control_ids(tiny.tokenizer()("Document: <|im_end|>")["input_ids"]) == [2]
+
+
+@given(ANY_TEXT, ANY_TEXT)
+def test_each_token_has_the_role_of_its_last_character(query: str, document: str) -> None:
+    prompt = pieces(("Q:", "fixed"), (query, "query"), ("\nD:", "fixed"), (document, "document"), ("\nA:", "fixed"))
+    owner = [piece.role for piece in prompt.pieces for _ in piece.text]
+    text = "".join(piece.text for piece in prompt.pieces)
+    offsets = tiny.tokenizer()(text, return_offsets_mapping=True)["offset_mapping"]
+    assert tokens(prompt)[1] == [owner[max(end - 1, begin)] for begin, end in offsets]
+
+
+def test_many_prompts_are_the_prompts_one_by_one() -> None:
+    prompts = [pieces(("Q: ", "fixed"), (f"{word} {n}", "document")) for n, word in enumerate([*CONTROL, "cat", ""])]
+    assert tokenize(prompts, tiny.tokenizer()) == [tokens(prompt) for prompt in prompts]
+    assert tokenize([], tiny.tokenizer()) == []
+
+
+def test_half_a_surrogate_pair_is_refused() -> None:
+    with pytest.raises(InputError, match="half a surrogate pair cannot be tokenized: 'x "):
+        tokens(pieces(("x ", "fixed"), ("\ud83d", "document")))
+
+
+@pytest.mark.parametrize("normal", ["\n", "  ", "<b>"])
+def test_added_tokens_that_are_ordinary_text_stay_tokens(normal: str) -> None:
+    """Gemma's line breaks, runs of spaces and HTML tags."""
+    words = tiny.tokenizer.__wrapped__(chat=tiny.CHAT + "  ")
+    words.add_tokens([AddedToken(normal, special=False, normalized=False)])
+    ids, _ = tokens(pieces((f"a{normal}b", "document")), words)
+    assert ids == words(f"a{normal}b")["input_ids"] and len(words) - 1 in ids
+
+
+def test_a_marker_outside_the_chat_template_is_a_control_token_too() -> None:
+    words = tiny.tokenizer.__wrapped__()
+    words.add_tokens([AddedToken("<|fim_prefix|>", special=False, normalized=False)])
+    ids, _ = tokens(pieces(("a <|fim_prefix|>", "document")), words)
+    assert len(words) - 1 not in ids and words.decode(ids) == "a <|fim_prefix|>"
+
+
+def test_what_a_normalizer_turns_into_a_control_token_is_refused() -> None:
+    words = tiny.tokenizer.__wrapped__()
+    words.backend_tokenizer.normalizer = normalizers.Lowercase()
+    words.add_tokens([AddedToken("<|tool|>", special=False, normalized=True)])
+    with pytest.raises(InputError, match="the document holds text that this tokenizer turns into control token"):
+        tokens(pieces(("a ", "fixed"), ("<|TOOL|>", "document")), words)
+    assert len(words) - 1 in tokens(pieces(("a <|TOOL|>", "fixed")), words)[0]
+
+
+@pytest.mark.parametrize("scheme", ["always", "first", "never"])
+def test_tokenizers_that_open_texts_with_a_space(scheme: Any) -> None:
+    """Such a tokenizer writes a space at the break, but no control token either."""
+    vocabulary = {"<unk>": 0, "<s>": 1, **{c: i + 2 for i, c in enumerate("▁<s>abcd")}}
+    bare = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    bare.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    bare.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    words = transformers.PreTrainedTokenizerFast(tokenizer_object=bare, bos_token="<s>", unk_token="<unk>")
+    ids, _ = tokens(pieces(("ab ", "fixed"), ("c<s>d", "document")), words)
+    assert 1 not in ids and 0 not in ids
+    assert words.decode(ids).replace(" ", "") == "abc<s>d"
