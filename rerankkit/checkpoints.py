@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 
 logger = logging.getLogger("rerankkit")
@@ -14,29 +15,54 @@ SEAL = "complete.json"
 
 def seal(folder: Path) -> None:
     """Record every file of a finished checkpoint."""
-    files = {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != SEAL]
     unsealed = folder / f"{SEAL}.part"
-    unsealed.write_text(json.dumps(files, indent=1))
+    unsealed.write_text(json.dumps({str(path.relative_to(folder)): sha256(path) for path in paths}, indent=1))
     os.replace(unsealed, folder / SEAL)
 
 
 def is_complete(folder: Path) -> bool:
     """Whether a checkpoint was sealed and its files are still what they were."""
     try:
-        files: dict[str, str] = json.loads((folder / SEAL).read_text())
-        return bool(files) and all(sha256(folder / name) == digest for name, digest in files.items())
+        files = json.loads((folder / SEAL).read_text())
+        if not isinstance(files, dict) or not files:
+            return False
+        return all(sha256(folder / name) == digest for name, digest in files.items())
     except (OSError, ValueError):
         return False
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a training, whole or not, oldest first."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
+    return sorted(found, key=step)
+
+
+def step(checkpoint: Path) -> int:
+    """After how many steps a checkpoint was written."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
+
+
 def latest(folder: Path) -> Path | None:
     """The newest complete checkpoint of a training; says which newer ones it passes over."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[-1]), reverse=True)
-    for checkpoint in found:
+    for checkpoint in reversed(checkpoints(folder)):
         if is_complete(checkpoint):
             return checkpoint
         logger.warning("%s is incomplete or damaged and is passed over", checkpoint)
     return None
+
+
+def rotate(newest: Path, best: Path | None, limit: int | None) -> None:
+    """Delete the oldest checkpoints until `limit` are left; the newest and the best always stay.
+
+    What is numbered higher than the newest was passed over when the training was resumed. It goes, whatever the limit.
+    """
+    others = [path for path in checkpoints(newest.parent) if path not in (newest, best)]
+    stale = [path for path in others if step(path) > step(newest)]
+    older = [path for path in others if step(path) < step(newest)]
+    room = max(0, limit - (1 if best in (newest, None) else 2)) if limit else len(older)
+    for checkpoint in [*stale, *older[: max(0, len(older) - room)]]:
+        shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:

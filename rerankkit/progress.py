@@ -1,8 +1,13 @@
-"""Progress on stderr: a bar in a terminal, plain lines elsewhere."""
+"""Progress on stderr: a bar in a terminal, plain lines elsewhere; and silence for what the libraries beneath say."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import sys
+import warnings
+from collections.abc import Iterator
 from types import TracebackType
 
 from rich.console import Console
@@ -44,4 +49,40 @@ class Bar:
         self._progress.advance(self._task)
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False)
+        self._console.print(line, markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the advice and the progress bars of transformers and peft from rerankkit's users; their errors still come.
+
+    `TRANSFORMERS_VERBOSITY` in the environment brings all of it back.
+    """
+    if "TRANSFORMERS_VERBOSITY" in os.environ:
+        yield
+        return
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    downloads = not are_progress_bars_disabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    if downloads:  # these may take minutes, and were switched off too
+        enable_progress_bars()
+    indexing = logging.getLogger("bm25s")  # sets itself to DEBUG when it is imported
+    indexing.addFilter(_is_warning)
+    try:
+        with warnings.catch_warnings():
+            for module in ("transformers", "peft", "accelerate", "torch"):
+                warnings.filterwarnings("ignore", module=rf"{module}(\.|$)")
+            yield
+    finally:
+        indexing.removeFilter(_is_warning)
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING

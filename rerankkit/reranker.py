@@ -13,6 +13,7 @@ import torch
 from rerankkit import engine, saving
 from rerankkit.engine import Costs, Parts
 from rerankkit.errors import InputError
+from rerankkit.progress import quiet_libraries
 from rerankkit.protocols import Ask, Group, Ranked
 from rerankkit.recipe import Recipe, build, load_recipe
 from rerankkit.settings import Engine
@@ -48,7 +49,8 @@ class Reranker:
             recipe = load_recipe(recipe, overrides)
         elif overrides:
             raise InputError("overrides go into load_recipe(path, overrides), not beside a recipe that is read already")
-        parts = Parts(*(build(recipe, f"model.{name}") for name in PARTS))
+        with quiet_libraries():
+            parts = Parts(*(build(recipe, f"model.{name}") for name in PARTS))
         return cls(parts, recipe.settings("engine"), recipe)
 
     @classmethod

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import signal
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +14,13 @@ from typing import Any
 import safetensors.torch
 import torch
 import transformers
-from transformers.trainer_utils import rotate_checkpoints
 
 from rerankkit import engine
-from rerankkit.checkpoints import is_complete, seal
+from rerankkit.checkpoints import is_complete, rotate, seal
 from rerankkit.engine import Parts
 from rerankkit.errors import RunError
 from rerankkit.evaluate import measure, qrels_of, run_of
-from rerankkit.protocols import Batch, Group, Loss, Order, Ranked
+from rerankkit.protocols import Batch, Group, Loss, Order
 from rerankkit.sampling import EpochSampler, TrainingGroups, score_matrix, training_batch
 from rerankkit.settings import Engine, Evaluation
 
@@ -36,20 +38,48 @@ class TrainingModule(torch.nn.Module):
         if parts.head.module is not None:
             self.head = parts.head.module
         self.loss = loss
+        self._can_share = parts.backbone.shares_prefix
+        self._recomputes = False
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         assert batch.labels is not None and batch.mask is not None
         scores = score_matrix(engine.forward(self.parts, batch), batch)
         return {"loss": self.loss(scores, batch.labels, batch.mask), "scores": scores}
 
+    def train(self, mode: bool = True) -> TrainingModule:
+        """Where activations are recomputed, a prefix's state cannot be kept: training shares none, ranking does."""
+        self.parts.backbone.shares_prefix = self._can_share and not (mode and self._recomputes)
+        super().train(mode)
+        return self
+
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """Recompute activations in the backward pass."""
+        self._recompute()
+        self.backbone.activation_checkpointing_enable(activation_checkpointing_kwargs, every_n_layers, offload)
+
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """Recompute activations in the backward pass; a prefix's state cannot be kept then, so none is shared."""
-        self.parts.backbone.shares_prefix = False
-        self.backbone.enable_input_require_grads()
+        """The same under the name that transformers knew before 5.23."""
+        self._recompute()
         self.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+
+    def _recompute(self) -> None:
+        self._recomputes = True
+        self.train()  # the first batch is made before the Trainer's first step says so
+        self.backbone.enable_input_require_grads()
 
     def trained_weights(self) -> dict[str, torch.Tensor]:
         return {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
+
+    def require_finite(self, step: int) -> None:
+        """Refuse weights that are no numbers, which a finite loss may have led to."""
+        for name, weight in self.trained_weights().items():
+            if not torch.isfinite(weight).all():
+                raise RunError(f"the weights {name} are not finite after step {step}; lower learning_rate")
 
 
 class GroupTrainer(transformers.Trainer):
@@ -66,6 +96,8 @@ class GroupTrainer(transformers.Trainer):
     ) -> None:
         self._sampler = EpochSampler(len(train), args.data_seed if args.data_seed is not None else args.seed)
         self._dev, self._settings, self._evaluation = dev, settings, evaluation
+        # left to the Trainer, it would delete older checkpoints before the new one is sealed
+        self._save_total_limit, args.save_total_limit = args.save_total_limit, None
         super().__init__(
             model=module,
             args=args,
@@ -74,73 +106,108 @@ class GroupTrainer(transformers.Trainer):
             data_collator=lambda groups: {"batch": training_batch(module.parts, groups)},
         )
         self.remove_callback(transformers.PrinterCallback)
-        self.add_callback(_SetEpoch(self._sampler))
+        self.add_callback(_BeforeEpoch(self._sampler))
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        loss = model(**inputs)["loss"]
-        if not torch.isfinite(loss):
+        outputs = model(**inputs)
+        if not torch.isfinite(outputs["loss"]):
             raise RunError(
-                f"the loss became {loss.item()} at step {self.state.global_step + 1}; lower learning_rate, or use bf16 "
-                "or fp32 instead of fp16. The last checkpoint is from before it"
+                f"the loss became {outputs['loss'].item()} at step {self.state.global_step + 1}; lower learning_rate, "
+                "or use bf16 or fp32 instead of fp16. The last checkpoint, if there is one, is from before it"
             )
-        return loss
+        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Rank the dev groups with the weights as they are now."""
+        """Rank the dev groups with the weights as they are now; each process ranks its share."""
         module = self.accelerator.unwrap_model(self.model)
-        module.eval()
         rank, world = self.args.process_index, self.args.world_size
+        module.eval()
         orders, _ = engine.run(module.parts, list(self._dev)[rank::world], self._settings)
         module.train()
-        rankings = [[Ranked(*ranked, "") for ranked in order] for order in _gathered(orders, world)]
         measures = self._evaluation.measures
-        found = measure(run_of(self._dev, rankings), qrels_of(self._dev), measures)
+        found = measure(run_of(self._dev, _gathered(orders, world)), qrels_of(self._dev), measures)
         metrics = {f"{metric_key_prefix}_{name}": found.means[name] for name in measures}
-        self.log(metrics)
+        self.log(dict(metrics))  # the Trainer adds to what it logs
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)  # type: ignore[has-type]
         return metrics
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         return self._sampler
 
+    def _run_epoch(self, **rest: Any) -> None:
+        """The Trainer would train on when resumed from the checkpoint of its last step, inside an epoch."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**rest)
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        weights = self.accelerator.unwrap_model(self.model).trained_weights()
-        safetensors.torch.save_file({n: w.detach().cpu().contiguous() for n, w in weights.items()}, folder / WEIGHTS)
+        module = self.accelerator.unwrap_model(self.model)
+        module.require_finite(self.state.global_step)
+        weights = {name: weight.detach().cpu().contiguous() for name, weight in module.trained_weights().items()}
+        safetensors.torch.save_file(weights, folder / WEIGHTS)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Seal the new checkpoint before an older one may go: at every moment one complete checkpoint exists."""
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        super()._save_checkpoint(model, trial)
-        self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
+        folder = self._checkpoint(self.state.global_step)
         if self.args.should_save:
-            seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
-            rotate_checkpoints(
-                output_dir=self.args.output_dir,
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+            shutil.rmtree(folder, ignore_errors=True)  # an earlier training's, found incomplete
+        self.accelerator.wait_for_everyone()
+        try:
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                seal(folder)
+        except RunError:
+            raise
+        except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise RunError(
+                f"the checkpoint {folder} could not be written ({str(error).splitlines()[0]}); is the disk full? "
+                "Older checkpoints are as they were: free some space, then the same command and --resume"
+            ) from error
+        if self.args.should_save:
+            best = self.state.best_global_step
+            rotate(folder, self._checkpoint(best) if best else None, self._save_total_limit)
+
+    def _checkpoint(self, step: int) -> Path:
+        return Path(self.args.output_dir) / f"checkpoint-{step}"
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self._load_weights(Path(resume_from_checkpoint))
 
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        world = self.args.world_size
+        name = f"rng_state_{self.args.process_index}.pth" if world > 1 else "rng_state.pth"
+        if checkpoint is not None and not (Path(checkpoint) / name).is_file():
+            logger.warning(
+                "%s was not written by %d process(es), so this training will differ from an uninterrupted one",
+                checkpoint,
+                world,
+            )
+        super()._load_rng_state(checkpoint)
+
     def _load_best_model(self) -> None:
-        self._load_weights(Path(str(self.state.best_model_checkpoint)))
+        if self.state.global_step >= self.state.max_steps:  # else it was interrupted, and will go on from its last
+            self._load_weights(Path(str(self.state.best_model_checkpoint)))
 
     def _load_weights(self, folder: Path) -> None:
         if not is_complete(folder):
-            raise RunError(f"{folder} is damaged or incomplete; remove it and resume from an older checkpoint")
+            raise RunError(f"{folder} is damaged or incomplete; remove it, then the same command and --resume")
         stored = safetensors.torch.load_file(folder / WEIGHTS)
         present = self.accelerator.unwrap_model(self.model).trained_weights()
-        if stored.keys() != present.keys():
-            odd = sorted(stored.keys() ^ present.keys())
+        odd = [
+            name
+            for name in sorted(stored.keys() | present.keys())
+            if name not in stored or name not in present or stored[name].shape != present[name].shape
+        ]
+        if odd:
             raise RunError(
                 f"{folder} was written for other weights ({len(odd)} differ, such as {odd[0]}); was the recipe changed?"
             )
@@ -158,9 +225,21 @@ def _gathered(orders: list[Order], world: int) -> list[Order]:
     return [shares[i % world][i // world] for i in range(sum(map(len, shares)))]
 
 
-class _SetEpoch(transformers.TrainerCallback):
+class _BeforeEpoch(transformers.TrainerCallback):
+    """Tells the sampler which epoch begins, and a resumed training when its best checkpoint is lost."""
+
     def __init__(self, sampler: EpochSampler) -> None:
         self._sampler = sampler
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        if not state.best_global_step:
+            return
+        best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+        if is_complete(best):
+            state.best_model_checkpoint = str(best)  # the folder may have moved since it was written
+            return
+        logger.warning("%s, the best so far, is lost: the best of the steps from here on is kept", best)
+        state.best_global_step = state.best_metric = state.best_model_checkpoint = None
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         self._sampler.epoch = int(state.epoch or 0)
@@ -170,21 +249,46 @@ class StopOnInterrupt(transformers.TrainerCallback):
     """Ctrl-C ends training after the step under way, with a checkpoint; a second one ends it at once."""
 
     def __init__(self) -> None:
-        self.interrupted = False
+        self.stopped = False
+        self._asked = False
+        self._saved = -1
+        self._process = os.getpid()
         self._before: Any = signal.SIG_DFL
 
     def __enter__(self) -> StopOnInterrupt:
-        self._before = signal.signal(signal.SIGINT, self._note)
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            self._before = signal.signal(signal.SIGINT, self._note)
         return self
 
     def __exit__(self, *reason: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._before)
 
     def _note(self, number: int, frame: Any) -> None:
-        self.interrupted = True
+        self._asked = True
         signal.signal(signal.SIGINT, self._before)
-        logger.warning("finishing this step, then saving a checkpoint; press Ctrl-C again to stop at once")
+        if os.getpid() == self._process:  # a data loader's worker inherits the handler
+            logger.warning("finishing this step, then saving a checkpoint; press Ctrl-C again to stop at once")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        if self.interrupted:
-            control.should_save = control.should_training_stop = True
+        if _anywhere(self._asked, args):
+            self.stopped = control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        self._saved = state.global_step
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """The Trainer says so wherever it stops; inside an epoch, an uninterrupted training would not measure here."""
+        if self.stopped:
+            if state.epoch != int(state.epoch) and state.global_step < state.max_steps:
+                control.should_evaluate = False
+            control.should_save = self._saved != state.global_step
+
+
+def _anywhere(flag: bool, args: Any) -> bool:
+    """Whether any process was told to stop: all have to stop after the same step."""
+    if args.world_size == 1:
+        return flag
+    flags = torch.tensor(float(flag), device=args.device)
+    torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+    return bool(flags)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -12,19 +13,44 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 
-from rerankkit import saving
+from rerankkit import engine, saving
 from rerankkit.checkpoints import latest
 from rerankkit.errors import InputError, RunError
 from rerankkit.evaluate import prepare
-from rerankkit.progress import Bar
+from rerankkit.progress import Bar, quiet_libraries
 from rerankkit.protocols import Group
-from rerankkit.recipe import Recipe, build, load_recipe
+from rerankkit.recipe import Recipe, build, fill, load_recipe, require
 from rerankkit.reranker import Reranker
 from rerankkit.sampling import TrainingGroups
 from rerankkit.trainer import GroupTrainer, StopOnInterrupt, TrainingModule
 
 logger = logging.getLogger("rerankkit")
+RECIPE = "recipe.cfg"
+REPLACED = "replaced"
+OURS = {
+    "output_dir": "give --output",
+    "remove_unused_columns": "leave it out; there are no columns",
+    "logging_nan_inf_filter": "leave it out; a loss that is no number ends the training",
+    "disable_tqdm": "leave it out; the bar is rerankkit's own, and appears in terminals only",
+    "resume_from_checkpoint": "give --resume",
+    "save_only_model": "leave it out; a checkpoint without the optimizer's state cannot be resumed",
+    "ignore_data_skip": "leave it out; a resumed training would see some data twice",
+    "push_to_hub": "leave it out; upload the saved folder instead",
+    "auto_find_batch_size": "set per_device_train_batch_size, and gradient_accumulation_steps to make up for it",
+    "label_smoothing_factor": "leave it out; a [loss] decides what is learned",
+    "neftune_noise_alpha": "leave it out; it is for embeddings that the Trainer can reach",
+    "train_sampling_strategy": "leave it out; the order is drawn anew in every epoch",
+    "use_liger_kernel": "leave it out; the loss never forms the logits that it saves",
+    "include_num_input_tokens_seen": "leave it out",
+    "per_device_eval_batch_size": "set batch_tokens in [engine]",
+    "bf16_full_eval": "set dtype in [model.backbone]",
+    "fp16_full_eval": "set dtype in [model.backbone]",
+    "fsdp": "leave it out; torchrun trains with one whole model in each process",
+    "deepspeed": "leave it out; torchrun trains with one whole model in each process",
+}
+"""Arguments of the Trainer that would do nothing here, or harm, and what to do instead."""
 
 
 class Interrupted(RunError):
@@ -40,83 +66,192 @@ def train(
 ) -> Reranker:
     """Train what a recipe describes and save it.
 
-    Checkpoints lie in `OUTPUT.training` until the model is saved; then they go.
+    Checkpoints lie in `OUTPUT.training` until the model is saved; then they go. With several processes (torchrun) the
+    first one writes, and all return the trained reranker.
 
     Args:
         output: The folder of the saved model.
         resume: Go on from the newest complete checkpoint of an earlier training with the same output.
-        overwrite: Replace the output, and the checkpoints of an earlier training.
+        overwrite: Replace what is at the output, once the new model is complete; without `resume`, also the
+            checkpoints of an earlier training.
     """
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides, purpose="train")
-    output = Path(output)
+    elif overrides:
+        raise InputError("overrides go into load_recipe(path, overrides), not beside a recipe that is read already")
+    require(recipe, "train")
+    output = Path(output) if Path(output).name not in ("", "..") else Path(os.path.abspath(output))
     work = output.with_name(output.name + ".training")
-    args = _arguments(recipe, work)
-    with args.main_process_first(desc="preparing the output folder"):
-        checkpoint = _checkpoint(output, work, resume, overwrite) if args.should_save else latest(work)
+    with quiet_libraries():
+        args = _arguments(recipe, work)
+        with _quiet_process(args), _folder(work):
+            _put_back(output, work)
+            return _train(recipe, args, output, _checkpoint(output, work, resume, overwrite))
+
+
+def _train(recipe: Recipe, args: transformers.TrainingArguments, output: Path, checkpoint: Path | None) -> Reranker:
+    seed = args.data_seed if args.data_seed is not None else args.seed
+    groups = TrainingGroups(_groups(recipe, "data.train"), recipe.settings("sampling"), seed)
+    dev = prepare(_groups(recipe, "data.dev")) if recipe.has("data.dev") else []
+    if args.dataloader_num_workers:  # tokenizers' threads and a loader's processes do not go together
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.set_seed(args.seed)
     reranker = Reranker.from_recipe(recipe)
     module = TrainingModule(reranker.parts, build(recipe, "loss"))
     trained = sum(weight.numel() for weight in module.trained_weights().values())
     if not trained:
         raise InputError("nothing to train: every weight is frozen")
-    groups = TrainingGroups(_groups(recipe, "data.train"), recipe.settings("sampling"), args.seed)
-    dev = prepare(_groups(recipe, "data.dev")) if recipe.has("data.dev") else []
     logger.info("%s trained weights, %s groups to train on, %s to validate on", f"{trained:,}", len(groups), len(dev))
+    if not dev:
+        logger.info("no [data.dev]: nothing is measured, and the weights of the last step are kept")
+    # What a part does at its first use only, such as checking itself, must not fall into the first step after a resume.
+    engine.run(reranker.parts, [groups[0, 0]], recipe.settings("engine"))
     trainer = GroupTrainer(module, args, groups, dev, recipe.settings("engine"), recipe.settings("evaluation"))
+    _together(args)
+    if args.should_save:
+        _prepare_folder(Path(args.output_dir), recipe, checkpoint)
+    _together(args)
     start = time.perf_counter()
     with StopOnInterrupt() as stop, Bar("training", quiet=not args.should_save) as bar:
-        trainer.remove_callback(transformers.trainer_callback.ProgressCallback)
         trainer.add_callback(stop)
         trainer.add_callback(_Report(bar))
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if stop.interrupted:
+    if stop.stopped:
         raise Interrupted(
-            f"stopped at step {trainer.state.global_step}; its checkpoint is in {work}. "
+            f"stopped at step {trainer.state.global_step}; its checkpoint is in {args.output_dir}. "
             "Go on with the same command and --resume"
         )
+    module.eval()
+    module.require_finite(trainer.state.global_step)
     if args.should_save:
-        if overwrite:
-            shutil.rmtree(output, ignore_errors=True)
-        reranker.save_pretrained(output, _notes(trainer, time.perf_counter() - start))
-        shutil.rmtree(work, ignore_errors=True)
+        _save(reranker, output, Path(args.output_dir), _notes(trainer, time.perf_counter() - start))
+    _together(args)
     return reranker
 
 
 def _arguments(recipe: Recipe, work: Path) -> transformers.TrainingArguments:
     given = dict(recipe.section("training"))
+    measures = recipe.settings("evaluation").measures
+    for name, remedy in OURS.items():
+        if given.get(name):
+            raise InputError(f"[training] {name} = {given[name]!r} cannot be: {remedy}")
+    if given.get("save_strategy") == "best":
+        raise InputError(
+            '[training] save_strategy = "best" could not be resumed from where it stopped; use "steps" or "epoch" with '
+            "load_best_model_at_end = true, which keeps the best checkpoint too"
+        )
     if not recipe.has("data.dev"):
         given |= {"eval_strategy": "no", "load_best_model_at_end": False}
-    measures = recipe.settings("evaluation").measures
-    with _quiet():
-        return transformers.TrainingArguments(
-            **{
-                "metric_for_best_model": measures[0] if recipe.has("data.dev") else None,
-                "greater_is_better": True,
-                "dataloader_pin_memory": torch.cuda.is_available(),
-                **given,
-                "output_dir": str(work),
-                "remove_unused_columns": False,
-                "logging_nan_inf_filter": False,
-                "disable_tqdm": True,
-            }
+    elif (best := given.get("metric_for_best_model", measures[0])) not in measures:
+        raise InputError(
+            f"[training] metric_for_best_model = {best!r} is not among the measures of [evaluation]: "
+            f"{', '.join(measures)}"
         )
+    defaults = {
+        "metric_for_best_model": measures[0] if recipe.has("data.dev") else None,
+        "greater_is_better": True,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+    fixed = {
+        "output_dir": str(work),
+        "remove_unused_columns": False,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+    }
+    try:
+        return transformers.TrainingArguments(**{**defaults, **given, **fixed})
+    except (ValueError, ImportError) as error:
+        raise InputError(f"[training] {error}") from error
+
+
+@contextlib.contextmanager
+def _quiet_process(args: transformers.TrainingArguments) -> Iterator[None]:
+    """Of several processes, the first one speaks."""
+    before = logger.level
+    if not args.should_save:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def _folder(work: Path) -> Iterator[None]:
+    """A place that cannot be written to is found before any work; an empty folder is not left behind."""
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot create {work} ({error.strerror}); give another --output") from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            work.rmdir()
 
 
 def _checkpoint(output: Path, work: Path, resume: bool, overwrite: bool) -> Path | None:
     """Where to go on from, if at all; refuses to touch what an earlier training left unless told what to do."""
-    if overwrite:
-        shutil.rmtree(work, ignore_errors=True)
+    if not overwrite:
+        saving.require_free(output)
+    if overwrite and not resume:
         return None
-    saving.require_free(output)
     found = latest(work)
     if found is not None and not resume:
         raise InputError(
             f"{work} holds an unfinished training (up to {found.name}); add --resume to go on with it, or --overwrite"
         )
     if resume and found is None:
-        raise InputError(f"nothing to resume: {work} has no complete checkpoint")
+        raise InputError(f"nothing to resume: {work} has no complete checkpoint; start anew without --resume")
     return found
+
+
+def _prepare_folder(work: Path, recipe: Recipe, checkpoint: Path | None) -> None:
+    """Clear what an earlier training left, or say how the recipe differs from that of the one gone on with."""
+    text = fill(recipe)
+    if checkpoint is None:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+    elif (work / RECIPE).is_file():
+        before = (work / RECIPE).read_text(encoding="utf-8").splitlines()
+        if changed := [line for line in text.splitlines() if line not in before]:
+            logger.warning(
+                "the recipe is not the one this training began with, so the result will be neither's: %s",
+                "; ".join(changed[:5]),
+            )
+    (work / RECIPE).write_text(text, encoding="utf-8")
+
+
+def _save(reranker: Reranker, output: Path, work: Path, notes: str) -> None:
+    """Write the model beside its checkpoints, and put it in its place once it is whole."""
+    new = work / "model"
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        reranker.save_pretrained(new, notes)
+        if output.exists():
+            shutil.rmtree(work / REPLACED, ignore_errors=True)
+            os.replace(output, work / REPLACED)
+        os.replace(new, output)
+    except (OSError, RunError, SafetensorError) as error:
+        _put_back(output, work)
+        raise RunError(
+            f"the trained model could not be written to {output} ({error}); its last checkpoint is in {work}. "
+            "When there is space again, go on with the same command and --resume"
+        ) from error
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _put_back(output: Path, work: Path) -> None:
+    """What was to be replaced, where a training ended before the new model was in its place."""
+    if not output.exists():
+        with contextlib.suppress(OSError):  # most often there is none
+            os.replace(work / REPLACED, output)
+
+
+def _together(args: transformers.TrainingArguments) -> None:
+    """No process goes on before all are here."""
+    if args.world_size > 1:
+        torch.distributed.barrier()
 
 
 def _groups(recipe: Recipe, section: str) -> Sequence[Group]:
@@ -126,23 +261,11 @@ def _groups(recipe: Recipe, section: str) -> Sequence[Group]:
     return groups
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers' advice about its own arguments does not concern a recipe's reader."""
-    before = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(before)
-
-
 class _Report(transformers.TrainerCallback):
     """One line for each log and each evaluation."""
 
     def __init__(self, bar: Bar) -> None:
         self._bar = bar
-        self._best: float | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         self._bar.start(state.max_steps, state.global_step)
