@@ -31,7 +31,7 @@ class SoftmaxCrossEntropy:
     def __call__(self, scores: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         # a masked score takes no part: the lowest finite number, as -inf would make an empty group NaN
         logits = (scores / self.temperature).masked_fill(~mask, torch.finfo(scores.dtype).min)  # [groups, docs]
-        weights = (labels.clamp(min=0) * mask).to(scores.dtype)
+        weights = labels.clamp(min=0).masked_fill(~mask, 0).to(scores.dtype)
         total = weights.sum(-1, keepdim=True)
         target = weights / total.masked_fill(total == 0, 1.0)
         losses = -(target * logits.log_softmax(-1)).sum(-1)  # [groups]
