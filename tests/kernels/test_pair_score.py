@@ -1,0 +1,117 @@
+"""`pair_score` against its definition: random input, every mode, every precision, gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rerankkit_kernels import pair_score
+from rerankkit_kernels.pair_score.reference import pair_score_reference
+
+MODES = ["diff", "yes", "pair_logprob", "prob"]
+SHAPES = [(None, 1.0, False), (3.0, 1.0, False), (None, 0.25, True), (5.0, 0.5, True)]
+VOCABULARY = 11
+
+
+def sample(
+    shape: tuple[float | None, float, bool], rows: int = 4, length: int = 6, width: int = 16, seed: int = 0
+) -> dict[str, Any]:
+    """Arguments in float64."""
+    softcap, scale, biased = shape
+    generator = torch.Generator().manual_seed(seed)
+    options = {"generator": generator, "dtype": torch.float64}
+    return {
+        "hidden": torch.randn(rows, length, width, **options),  # type: ignore[call-overload]
+        "weight": torch.randn(VOCABULARY, width, **options),  # type: ignore[call-overload]
+        "positions": torch.randint(length, (rows,), generator=generator),
+        "bias": torch.randn(VOCABULARY, **options) if biased else None,  # type: ignore[call-overload]
+        "softcap": softcap,
+        "scale": scale,
+    }
+
+
+def lowered(arguments: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    floats = {k: v.to(dtype) for k, v in arguments.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
+    return {**arguments, **floats}
+
+
+@settings(max_examples=80)
+@given(
+    sizes=st.tuples(st.integers(0, 5), st.integers(1, 7), st.integers(1, 33)),
+    ids=st.tuples(st.integers(0, VOCABULARY - 1), st.integers(0, VOCABULARY - 1)),
+    mode=st.sampled_from(MODES),
+    shape=st.sampled_from(SHAPES),
+)
+def test_it_is_its_definition(sizes: Any, ids: tuple[int, int], mode: str, shape: Any) -> None:
+    arguments = sample(shape, *sizes, seed=sum(sizes))
+    found = pair_score(yes_id=ids[0], no_id=ids[1], mode=mode, **arguments)
+    assert found.shape == (sizes[0],) and found.dtype == torch.float64
+    wanted = pair_score_reference(yes_id=ids[0], no_id=ids[1], mode=mode, **arguments)
+    assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-5), (torch.float16, 1e-5)])
+def test_lower_precision_is_computed_in_float32(dtype: torch.dtype, tolerance: float, mode: str, shape: Any) -> None:
+    """What the inputs lost by rounding is lost; the computation itself adds nothing to it."""
+    arguments = lowered(sample(shape, rows=16, width=64), dtype)
+    found = pair_score(yes_id=3, no_id=7, mode=mode, **arguments)
+    assert found.dtype == torch.float32
+    exact = pair_score_reference(yes_id=3, no_id=7, mode=mode, **lowered(arguments, torch.float64))
+    assert torch.allclose(found.double(), exact, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_definition_in_bfloat16_is_near(mode: str) -> None:
+    arguments = lowered(sample((5.0, 0.5, True), rows=64), torch.bfloat16)
+    rough = pair_score_reference(yes_id=3, no_id=7, mode=mode, **arguments).float()
+    assert (pair_score(yes_id=3, no_id=7, mode=mode, **arguments) - rough).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("mode", MODES)
+def test_gradients(mode: str, shape: Any) -> None:
+    arguments = sample(shape)
+    leaves = {k: arguments[k].requires_grad_() for k in ("hidden", "weight", "bias") if arguments[k] is not None}
+    rest = {k: v for k, v in arguments.items() if k not in leaves}
+
+    def score(*values: torch.Tensor) -> torch.Tensor:
+        return pair_score(yes_id=3, no_id=7, mode=mode, **dict(zip(leaves, values, strict=True)), **rest)
+
+    assert torch.autograd.gradcheck(score, tuple(leaves.values()))
+    ours = torch.autograd.grad(score(*leaves.values()).square().sum(), tuple(leaves.values()))
+    wanted = pair_score_reference(yes_id=3, no_id=7, mode=mode, **leaves, **rest)
+    theirs = torch.autograd.grad(wanted.square().sum(), tuple(leaves.values()))
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_extreme_logits_stay_finite() -> None:
+    hidden, weight = torch.tensor([[[1.0]], [[-1.0]]]), torch.tensor([[1e4], [-1e4]])
+    for mode, wanted in (("diff", [2e4, -2e4]), ("prob", [1.0, 0.0]), ("pair_logprob", [0.0, -2e4])):
+        found = pair_score(hidden, weight, 0, 1, positions=torch.zeros(2, dtype=torch.long), mode=mode)
+        assert found.tolist() == wanted
+
+
+def test_other_positions_do_not_count() -> None:
+    arguments = sample(SHAPES[0])
+    found = pair_score(yes_id=3, no_id=7, **arguments)
+    elsewhere = torch.ones(4, 6, dtype=torch.bool)
+    elsewhere[torch.arange(4), arguments["positions"]] = False
+    noise = {**arguments, "hidden": arguments["hidden"].masked_fill(elsewhere.unsqueeze(2), float("nan"))}
+    assert torch.equal(pair_score(yes_id=3, no_id=7, **noise), found)
+
+
+def test_wrong_arguments_are_refused() -> None:
+    arguments = sample(SHAPES[0])
+    with pytest.raises(ValueError, match="mode 'no' is none of diff, yes, pair_logprob, prob"):
+        pair_score(yes_id=0, no_id=1, mode="no", **arguments)
+    with pytest.raises(ValueError, match="mode 'no' is none of diff"):
+        pair_score_reference(yes_id=0, no_id=1, mode="no", **arguments)
+    with pytest.raises(ValueError, match=r"hidden \(4, 16\) must be \[rows, length, width\]"):
+        pair_score(yes_id=0, no_id=1, **{**arguments, "hidden": arguments["hidden"][:, 0]})
+    with pytest.raises(ValueError, match=r"positions \[rows\]"):
+        pair_score(yes_id=0, no_id=1, **{**arguments, "positions": torch.zeros(3, dtype=torch.long)})
