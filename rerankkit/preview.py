@@ -292,5 +292,5 @@ def _figures(kind: str, rows: Sequence[Row]) -> Figures:
         {name: int(lengths.quantile(share, interpolation="nearest")) for name, share in at.items()},
         sum(row.cut_document > 0 for row in rows) / len(rows),
         sum(row.cut_query > 0 for row in rows) / len(rows),
-        statistics.mean(len(row.prefix) for row in rows),
+        statistics.fmean(len(row.prefix) for row in rows),
     )
