@@ -6,6 +6,7 @@ command in `context.obj`. Heavy imports stand inside the commands, so that `--he
 
 from __future__ import annotations
 
+import io
 import itertools
 import logging
 import re
@@ -32,6 +33,8 @@ def main() -> None:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     _log_to_stderr()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character still gets the rest
     try:
         rest, overrides = _split([argument for argument in arguments if argument != "--debug"])
         if overrides and rest[:1] and rest[0] in ("list", "find", "doctor"):
