@@ -141,6 +141,7 @@ class HFCausal:
         A merged adapter is merged here and now, so that the model in memory and the one on disk are the same.
         """
         if self._has_adapter and self.lora is not None and not self.lora.merge:
+            self.module.active_peft_config.base_model_name_or_path = self.name  # not where it lies on this machine
             self.module.save_pretrained(folder / "adapter", save_embedding_layers=False)
             return
         if self._has_adapter:
