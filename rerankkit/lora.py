@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rerankkit.errors import InputError
+from rerankkit.errors import InputError, RunError
 from rerankkit.lazy import torch
 
 SHIPPED = Path(__file__).parent / "adapters"
@@ -33,31 +33,59 @@ class Lora:
 
 def add_lora(model: Any, lora: Lora) -> Any:
     """Wrap a transformers model with an adapter, fresh or gone on from; its trainable weights are float32."""
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import LoraConfig, get_peft_model
 
-    if lora.start is None:
-        config = LoraConfig(
-            r=lora.r,
-            lora_alpha=lora.lora_alpha,
-            lora_dropout=lora.lora_dropout,
-            target_modules=lora.target_modules,
-            use_rslora=lora.use_rslora,
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules=lora.target_modules,
+        use_rslora=lora.use_rslora,
+    )
+    output = model.get_output_embeddings()
+    tied = output is not None and output.weight is model.get_input_embeddings().weight
+    try:
+        wrapped = get_peft_model(model, config)
+    except ValueError as error:
+        raise InputError(f"lora: target_modules = {lora.target_modules!r} does not fit this model: {error}") from error
+    if tied and lora.merge and model.get_output_embeddings() is not output:
+        raise InputError(
+            "lora: target_modules has the output layer, whose weights are the embeddings' too in this model; merging "
+            "would change both, so set merge = false or leave the output layer out"
         )
-        try:
-            return get_peft_model(model, config)
-        except ValueError as error:
-            raise InputError(
-                f"lora: target_modules = {lora.target_modules!r} does not fit this model: {error}"
-            ) from error
-    folder = adapter_folder(lora.start)
+    if lora.start is not None:
+        _load_adapter(wrapped, lora, lora.start)
+    return wrapped
+
+
+def _load_adapter(wrapped: Any, lora: Lora, start: str) -> None:
+    """Put an adapter's weights in; one that fits only in part would leave the rest as it was, without a word."""
+    from peft import LoraConfig, set_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = adapter_folder(start)
     found = LoraConfig.from_pretrained(str(folder))
     for name in ("r", "lora_alpha", "use_rslora"):
         if getattr(found, name) != getattr(lora, name):
             raise InputError(
-                f"lora: the adapter {lora.start} has {name} = {getattr(found, name)}, the recipe says "
+                f"lora: the adapter {start} has {name} = {getattr(found, name)}, the recipe says "
                 f"{getattr(lora, name)}; write the adapter's value"
             )
-    return PeftModel.from_pretrained(model, str(folder), is_trainable=True)
+    try:
+        weights = load_file(folder / "adapter_model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"lora: {folder / 'adapter_model.safetensors'} cannot be read: {error}") from error
+    try:
+        loaded = set_peft_model_state_dict(wrapped, weights)
+    except RuntimeError as error:
+        raise InputError(f"lora: the adapter {start} is for another model: {str(error).splitlines()[-1]}") from error
+    astray = [*loaded.unexpected_keys, *(key for key in loaded.missing_keys if "lora_" in key)]
+    if astray or found.alpha_pattern:
+        raise InputError(
+            f"lora: the adapter {start} does not fit this model and target_modules = {lora.target_modules!r} "
+            f"({', '.join(astray[:3]) or 'alpha_pattern'})"
+        )
 
 
 def adapter_folder(start: str) -> Path:

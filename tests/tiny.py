@@ -34,19 +34,19 @@ TEXT = (
 )
 WORDS = TEXT.split()
 TEMPLATE = "Query: {query}\nDocument: {document}\nDoes the document answer the query? Answer:"
-_SHAPE = {
+SHAPE = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 8, "initializer_range": 0.3, "max_position_embeddings": 4096,
     "pad_token_id": 0, "bos_token_id": 3, "eos_token_id": 2,
 }  # fmt: skip
 _GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.3, "n_positions": 4096}
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("Llama", {**_SHAPE, "tie_word_embeddings": False}),
-    "qwen3": ("Qwen3", {**_SHAPE, "tie_word_embeddings": True}),
-    "gemma2": ("Gemma2", {**_SHAPE, "sliding_window": 16, "final_logit_softcapping": 3.0}),
-    "granite": ("Granite", {**_SHAPE, "logits_scaling": 4.0, "embedding_multiplier": 2.0}),
-    "cohere": ("Cohere", {**_SHAPE, "logit_scale": 0.25}),
-    "phi": ("Phi", {**_SHAPE, "num_key_value_heads": 4, "partial_rotary_factor": 0.5}),
+    "llama": ("Llama", {**SHAPE, "tie_word_embeddings": False}),
+    "qwen3": ("Qwen3", {**SHAPE, "tie_word_embeddings": True}),
+    "gemma2": ("Gemma2", {**SHAPE, "sliding_window": 16, "final_logit_softcapping": 3.0}),
+    "granite": ("Granite", {**SHAPE, "logits_scaling": 4.0, "embedding_multiplier": 2.0}),
+    "cohere": ("Cohere", {**SHAPE, "logit_scale": 0.25}),
+    "phi": ("Phi", {**SHAPE, "num_key_value_heads": 4, "partial_rotary_factor": 0.5}),
     "gpt2": ("GPT2", {**_GPT2, "pad_token_id": 0, "bos_token_id": 3, "eos_token_id": 2}),
 }
 NAMES = list(ARCHITECTURES)
