@@ -148,7 +148,7 @@ def test_only_a_recipe_can_be_saved(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_not_finite_are_noticed() -> None:
-    for part, message in (("lm_head", "gives logits that are not finite"), ("model.layers.0", "that are not finite")):
+    for part, message in (("lm_head", "gives logits that are not finite"), ("model.layers.0", "not finite")):
         broken = Reranker(tiny.parts())
         with torch.no_grad():
             next(broken.parts.backbone.module.get_submodule(part).parameters()).fill_(float("inf"))
