@@ -11,11 +11,15 @@ README.md          a model card
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
+import logging
 import os
+import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +35,7 @@ from rerankkit.registry import load_code, registry
 if TYPE_CHECKING:
     from rerankkit.reranker import Reranker
 
+logger = logging.getLogger("rerankkit")
 ORIGIN = "origin.json"
 
 
@@ -38,21 +43,33 @@ def save(reranker: Reranker, folder: Path, notes: str = "") -> None:
     """Write the folder beside its place, then rename it: it is there whole or not at all."""
     if reranker.recipe is None:
         raise InputError("this reranker was not built from a recipe, so it cannot be saved; use Reranker.from_recipe")
+    folder = folder.resolve()
     require_free(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    with _writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            _write(reranker, reranker.recipe, unfinished, notes)
+            unfinished.chmod(0o755)
+            if folder.exists():
+                folder.rmdir()
+            os.replace(unfinished, folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Says what could not be written, and why; safetensors and tokenizers hide the system's error in their text."""
     try:
-        _write(reranker, reranker.recipe, unfinished, notes)
-        unfinished.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        os.replace(unfinished, folder)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+        yield
+    except Exception as error:
+        full = any(re.search(rf"(os error|Errno) {code}\b", str(error)) for code in (errno.ENOSPC, errno.EDQUOT))
+        if full:
             raise RunError(f"the disk of {folder.parent} is full; free some space and save again") from error
+        if isinstance(error, OSError) or "os error" in str(error):
+            raise RunError(f"{folder} cannot be written: {error}") from error
         raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def require_free(folder: Path) -> None:
@@ -92,6 +109,8 @@ def _write(reranker: Reranker, recipe: Recipe, folder: Path, notes: str) -> None
         parts[f"{namespace}:{name}"] = came_from.requirement or f"{came_from.kind} {Path(came_from.file).name}"
         if came_from.kind == "code":
             code.append(f"code/{Path(came_from.file).name}")
+            if sha256(Path(came_from.file)) != came_from.sha256:
+                logger.warning("%s has changed since it was loaded; the model ships it as it is now", came_from.file)
             (folder / "code").mkdir(exist_ok=True)
             shutil.copyfile(came_from.file, folder / code[-1])
     (folder / "README.md").write_text(_card(recipe, parts, notes), encoding="utf-8")
@@ -110,13 +129,15 @@ def _recipe(folder: Path, origin: dict[str, Any], overrides: dict[str, Any]) -> 
     try:
         return load_recipe(folder / "recipe.cfg", {**weights, **overrides}, purpose="load")
     except RecipeError as error:
-        missing = [
-            requirement
-            for part, requirement in origin["parts"].items()
-            if part.partition(":")[2] not in registry.namespace(part.partition(":")[0]) and "==" in requirement
-        ]
-        if missing:
-            raise InputError(f"{error}\nthis model needs: pip install {' '.join(sorted(set(missing)))}") from error
+        lost = {
+            source
+            for part, source in origin["parts"].items()
+            if part.partition(":")[2] not in registry.namespace(part.partition(":")[0])
+        }
+        if packages := sorted(source for source in lost if "==" in source):
+            raise InputError(f"{error}\nthis model needs: pip install {' '.join(packages)}") from error
+        if programs := sorted(source.removeprefix("program ") for source in lost if source.startswith("program ")):
+            raise InputError(f"{error}\nthis model needs parts of {', '.join(programs)}; import it first") from error
         raise
 
 
@@ -124,11 +145,15 @@ def _read_origin(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise InputError(f"no folder {folder}; give a model that rerankkit saved, or a recipe to Reranker.from_recipe")
     try:
-        return json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
+        origin = json.loads((folder / ORIGIN).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{folder} is not a model that rerankkit saved: it has no {ORIGIN}") from None
     except ValueError as error:
         raise RunError(f"{folder / ORIGIN} is damaged: {error}") from error
+    kinds = {"files": dict, "parts": dict, "code": list}
+    if not isinstance(origin, dict) or not all(isinstance(origin.get(key), kind) for key, kind in kinds.items()):
+        raise RunError(f"{folder / ORIGIN} is damaged: it should have {', '.join(kinds)}")
+    return origin
 
 
 def _verify(folder: Path, files: dict[str, str]) -> None:
