@@ -173,7 +173,7 @@ class GroupTrainer(transformers.Trainer):
                 "Older checkpoints are as they were: free some space, then the same command and --resume"
             ) from error
         if self.args.should_save:
-            best = self.state.best_global_step
+            best = self.state.best_global_step if self.args.load_best_model_at_end else None
             rotate(folder, self._checkpoint(best) if best else None, self._save_total_limit)
 
     def _checkpoint(self, step: int) -> Path:
@@ -232,7 +232,7 @@ class _BeforeEpoch(transformers.TrainerCallback):
         self._sampler = sampler
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        if not state.best_global_step:
+        if not (args.load_best_model_at_end and state.best_global_step):
             return
         best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
         if is_complete(best):

@@ -30,7 +30,6 @@ logger = logging.getLogger("rerankkit")
 RECIPE = "recipe.cfg"
 REPLACED = "replaced"
 OURS = {
-    "output_dir": "give --output",
     "remove_unused_columns": "leave it out; there are no columns",
     "logging_nan_inf_filter": "leave it out; a loss that is no number ends the training",
     "disable_tqdm": "leave it out; the bar is rerankkit's own, and appears in terminals only",
@@ -150,6 +149,7 @@ def _arguments(recipe: Recipe, work: Path) -> transformers.TrainingArguments:
     defaults = {
         "metric_for_best_model": measures[0] if recipe.has("data.dev") else None,
         "greater_is_better": True,
+        "use_cpu": not torch.accelerator.is_available(),  # else bf16 is taken to need a GPU
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
     fixed = {
@@ -291,7 +291,7 @@ def _notes(trainer: GroupTrainer, seconds: float) -> str:
     """What the model card says of the training."""
     evaluated = [entry for entry in trainer.state.log_history if any(key.startswith("eval_") for key in entry)]
     lines = [f"Trained for {trainer.state.global_step} steps in {seconds:.0f} s."]
-    if trainer.state.best_global_step:
+    if trainer.args.load_best_model_at_end:
         lines.append(
             f"The weights are those of step {trainer.state.best_global_step}, the best on the validation data."
         )
