@@ -76,7 +76,8 @@ def output_rows(model: Any, token_ids: Sequence[int]) -> Vocabulary:
 
 def token_logits(hidden: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
     """Logits of a vocabulary's tokens after hidden states [..., width]: [..., tokens], float32."""
-    logits = hidden.float() @ vocabulary.rows.float().T
+    with torch.autocast(hidden.device.type, enabled=False):
+        logits = hidden.float() @ vocabulary.rows.float().T
     if vocabulary.bias is not None:
         logits = logits + vocabulary.bias.float()
     logits = logits * vocabulary.scale

@@ -59,8 +59,7 @@ def hf_causal(
         )
         tokenizer = causal_lm.load_tokenizer(path, revision)
     causal_lm.refuse_other_architectures(name, model)
-    if report["missing_keys"]:
-        missing = ", ".join(sorted(report["missing_keys"])[:3])
+    if missing := ", ".join(sorted(report["missing_keys"])[:3]):
         raise RunError(f"{name} lacks weights of a causal language model, such as {missing}")
     model.eval()
     return HFCausal(name, tokenizer, add_lora(model, lora) if lora else model, share_prefix, lora)

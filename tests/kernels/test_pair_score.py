@@ -96,6 +96,14 @@ def test_extreme_logits_stay_finite() -> None:
         assert found.tolist() == wanted
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_autocast_does_not_lower_its_precision(mode: str) -> None:
+    arguments = lowered(sample(SHAPES[3], rows=32, width=64), torch.float32)
+    wanted = pair_score(yes_id=3, no_id=7, mode=mode, **arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(pair_score(yes_id=3, no_id=7, mode=mode, **arguments), wanted)
+
+
 def test_other_positions_do_not_count() -> None:
     arguments = sample(SHAPES[0])
     found = pair_score(yes_id=3, no_id=7, **arguments)

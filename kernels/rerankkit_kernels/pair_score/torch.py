@@ -41,7 +41,8 @@ def pair_score(
     precision = torch.promote_types(hidden.dtype, torch.float32)
     # indexed one by one: an index tensor would have to be copied to the device at every call
     rows = torch.stack([weight[yes_id], weight[no_id]])
-    logits = answer.to(precision) @ rows.to(precision).T  # [rows, 2]
+    with torch.autocast(hidden.device.type, enabled=False):  # a difference of two bfloat16 logits would have few bits
+        logits = answer.to(precision) @ rows.to(precision).T  # [rows, 2]
     if bias is not None:
         logits = logits + torch.stack([bias[yes_id], bias[no_id]]).to(precision)
     logits = logits * scale
