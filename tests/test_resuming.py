@@ -1,5 +1,6 @@
 """Trainings that are killed, interrupted or run out of disk, in processes of their own, and what is left of them."""
 
+import json
 import os
 import random
 import resource
@@ -201,6 +202,9 @@ def test_ctrl_c_changes_nothing_of_the_result(tmp_path: Path, strategy: str, cal
     work = tmp_path / "model.training"
     assert latest(work) == checkpoints(work)[-1]
     assert step(checkpoints(work)[-1]) == (call + 1) // 2
+    state = json.loads((checkpoints(work)[-1] / "trainer_state.json").read_text())
+    measured = {entry["step"] for entry in state["log_history"] if "eval_nDCG@10" in entry}
+    assert measured <= ({3, 6, 9} if strategy == "steps" else {4, 8, 9})  # not where it was interrupted
     check_killed(recipe, tmp_path / "model", run.weights(tmp_path / "whole"), started=True)
 
 
