@@ -269,3 +269,17 @@ def test_a_second_ctrl_c_stops_at_once(caplog: pytest.LogCaptureFixture) -> None
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_resuming_from_the_last_step_trains_no_further(tmp_path: Path) -> None:
+    """Its rate is not nothing, as it would be at the end of a cosine."""
+    weights = []
+    for checkpoint in (None, tmp_path / "work" / "checkpoint-3"):
+        made = trainer(
+            tmp_path, tiny.parts(), save_strategy="steps", save_steps=3, max_steps=3, lr_scheduler_type="constant"
+        )
+        made.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        assert made.state.global_step == 3 < len(made.get_train_dataloader())
+        weights.append(made.model.trained_weights())
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[1][name], weight) for name, weight in weights[0].items())
