@@ -102,6 +102,12 @@ def test_each_token_has_the_role_of_its_last_character(query: str, document: str
     assert tokens(prompt)[1] == [owner[max(end - 1, begin)] for begin, end in offsets]
 
 
+def test_a_token_over_a_boundary_belongs_to_where_it_ends() -> None:
+    ids, roles = tokens(pieces(("the ", "fixed"), ("cat ", "query"), ("sat", "document"), (" on", "fixed")))
+    assert tiny.tokenizer().convert_ids_to_tokens(ids) == ["the", "Ġcat", "Ġsat", "Ġon"]
+    assert roles == ["fixed", "query", "document", "fixed"]
+
+
 def test_many_prompts_are_the_prompts_one_by_one() -> None:
     prompts = [pieces(("Q: ", "fixed"), (f"{word} {n}", "document")) for n, word in enumerate([*CONTROL, "cat", ""])]
     assert tokenize(prompts, tiny.tokenizer()) == [tokens(prompt) for prompt in prompts]
