@@ -4,6 +4,7 @@ VENV   ?= .venv
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN    := $(VENV)/bin
+QUESTION ?= run a function in a separate thread and wait for its result
 SOURCE := rerankkit kernels tests benchmarks
 
 # Nothing below may ask a model hub for anything: the weights come with installed packages.
@@ -20,7 +21,12 @@ help:  ## print this list
 install: $(VENV)/.installed  ## rerankkit, editable, with all that the demo needs
 
 demo: install  ## train a language model as a reranker on real text, and see how much better it got
-	$(BIN)/rerankkit train recipes/llm_pointwise.cfg --output models/llm-pointwise
+	$(BIN)/rerankkit train recipes/llm_pointwise.cfg --output models/llm-pointwise --overwrite \
+		--model.backbone.lora.start shipped:smollm2-135m-docs --training.learning_rate 3e-4
+	$(BIN)/rerankkit evaluate recipes/llm_pointwise.cfg models/llm-pointwise --interpolate tune
+	$(BIN)/rerankkit rank models/llm-pointwise --interpolate 0.5 --query "$(QUESTION)"
+	@echo "Your reranker lies in models/llm-pointwise. Ask it something else with:"
+	@echo "  $(BIN)/rerankkit rank models/llm-pointwise --query 'how do I ...'"
 
 test: $(VENV)/.installed-dev  ## the tests that take seconds; says at the end what it left out
 	$(BIN)/python -m pytest

@@ -132,10 +132,13 @@ def evaluate(
     """Measure rankings beside the first stage, with the difference of each and its significance."""
     from rerankkit import evaluating
 
-    names, overrides = evaluating.check_systems(systems), _overrides(context)
+    names, overrides = evaluating.labels(systems), _overrides(context)
     weight, wanted = evaluating.parse_weight(interpolate), evaluating.parse_measures(measures)
     given = evaluating.read_groups(data, split, top, run, limit) if data else None
-    models = {name: None if evaluating.is_run(name) else _load(name, overrides, code, trust_code) for name in names}
+    models = {
+        name: Path(system) if evaluating.is_run(system) else _load(system, overrides, code, trust_code)
+        for name, system in zip(names, systems, strict=True)
+    }
     groups = given or evaluating.own_groups(models, limit)
     comparison = evaluating.evaluate(models, groups, wanted, weight, baseline, output)
     evaluating.show(comparison, names, as_json)

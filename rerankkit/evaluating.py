@@ -31,7 +31,7 @@ from rerankkit.trec import Run, read_run, write_run
 
 logger = logging.getLogger("rerankkit")
 Models = dict[str, Any]
-"""Rerankers by the name they were given; None for a TREC run."""
+"""What is compared, by its name in the table: rerankers, and the paths of TREC runs."""
 
 
 def is_run(name: str) -> bool:
@@ -39,12 +39,13 @@ def is_run(name: str) -> bool:
     return Path(name).is_file() and Path(name).suffix != ".cfg"
 
 
-def check_systems(names: Sequence[str]) -> list[str]:
-    """The systems to compare, each once."""
+def labels(names: Sequence[str]) -> list[str]:
+    """The systems' names in the table: the last part of each path, the whole of it where that is not enough."""
     twice = {name for name in names if list(names).count(name) > 1}
     if twice:
         raise InputError(f"{', '.join(sorted(twice))} is given twice")
-    return list(names)
+    short = [Path(name).name for name in names]
+    return short if len(set(short)) == len(short) else list(names)
 
 
 def parse_weight(text: str | None) -> float | str | None:
@@ -84,7 +85,7 @@ def read_groups(data: Path, split: str, top: int, run: Path | None, limit: int |
 
 def own_groups(models: Models, limit: int | None) -> list[Group]:
     """The test data of the first model's recipe."""
-    recipe = next((model.recipe for model in models.values() if model is not None), None)
+    recipe = next((model.recipe for model in models.values() if not isinstance(model, Path)), None)
     if recipe is None or not recipe.has("data.test"):
         raise InputError("give --data DIR: no recipe with a [data.test] is among the systems")
     return prepare(list(build(recipe, "data.test"))[:limit])
@@ -106,15 +107,16 @@ def evaluate(
         raise InputError("--interpolate needs a first stage's scores, and this data has none")
     runs: dict[str, Run] = {"first stage": first} if first else {}
     for name, model in models.items():
-        runs[name] = read_run(name) if model is None else rerank(model, groups, None)
-        if weight is not None and first is not None and model is not None:
+        runs[name] = read_run(model) if isinstance(model, Path) else rerank(model, groups, None)
+        if weight is not None and first is not None and not isinstance(model, Path):
             share = _tuned(model) if isinstance(weight, str) else weight
-            runs[f"{name} x {share:.1f} + first stage"] = interpolate(runs[name], first, share)
+            runs[f"{name} ({share:.1f}) + first stage"] = interpolate(runs[name], first, share)
     if output is not None:
         write_run(list(runs.values())[-1], output)
-    recipe = next((model.recipe for model in models.values() if model is not None), None)
+    recipe = next((model.recipe for model in models.values() if not isinstance(model, Path)), None)
     wanted = measures or (recipe.settings("evaluation").measures if recipe else MEASURES)
-    if baseline is not None and baseline not in runs:
+    baseline = Path(baseline).name if baseline and baseline not in runs else baseline
+    if baseline and baseline not in runs:
         raise InputError(f"--baseline {baseline}: none of the systems, which are {', '.join(runs)}")
     return compare(runs, qrels_of(groups), wanted, baseline or "")
 
