@@ -23,8 +23,8 @@ install: $(VENV)/.installed  ## rerankkit, editable, with all that the demo need
 demo: install  ## train a language model as a reranker on real text, and see how much better it got
 	$(BIN)/rerankkit train recipes/llm_pointwise.cfg --output models/llm-pointwise --overwrite \
 		--model.backbone.lora.start shipped:smollm2-135m-docs --training.learning_rate 3e-4
-	$(BIN)/rerankkit evaluate recipes/llm_pointwise.cfg models/llm-pointwise --interpolate tune
-	$(BIN)/rerankkit rank models/llm-pointwise --interpolate 0.5 --query "$(QUESTION)"
+	$(BIN)/rerankkit evaluate recipes/llm_pointwise.cfg models/llm-pointwise --interpolate 0.7
+	$(BIN)/rerankkit rank models/llm-pointwise --interpolate 0.7 --query "$(QUESTION)"
 	@echo "Your reranker lies in models/llm-pointwise. Ask it something else with:"
 	@echo "  $(BIN)/rerankkit rank models/llm-pointwise --query 'how do I ...'"
 

@@ -1,4 +1,4 @@
-"""Train, evaluate, run and serve rerankers, assembled from recipes out of registered parts.
+"""Train, evaluate and run rerankers, assembled from recipes out of registered parts.
 
 Importing rerankkit loads neither torch nor transformers; what needs them is imported when it is first used.
 """
