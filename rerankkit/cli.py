@@ -7,7 +7,6 @@ command in `context.obj`. Heavy imports stand inside the commands, so that `--he
 from __future__ import annotations
 
 import io
-import itertools
 import logging
 import re
 import sys
@@ -45,7 +44,9 @@ def main() -> None:
             traceback.print_exc()
         print(f"error: {error}" if "\n" not in str(error) else error, file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != 130:  # typer makes 130 of Ctrl-C, and says nothing
+            raise
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
@@ -86,10 +87,10 @@ def rank(
     queries: Annotated[Path | None, typer.Option(help="JSONL with _id and text.")] = None,
     docs: Annotated[Path | None, typer.Option(help="JSONL with _id, text and title?; a BEIR corpus.")] = None,
     run: Annotated[Path | None, typer.Option(help="A first stage as a TREC run; BM25 without.")] = None,
-    top: Annotated[int, typer.Option(help="How many documents of the first stage are reranked.")] = 100,
+    top: Annotated[int, typer.Option(min=1, help="How many documents of the first stage are reranked.")] = 100,
     output: Annotated[Path | None, typer.Option(help="The TREC run to write.")] = None,
     interpolate: Annotated[float | None, typer.Option(help="Weight of the reranker beside the first stage.")] = None,
-    show: Annotated[int, typer.Option(help="How many documents of a --query are shown.")] = 5,
+    show: Annotated[int, typer.Option(min=1, help="How many documents of a --query are shown.")] = 5,
     code: Code = None,
     trust_code: TrustCode = False,
 ) -> None:
@@ -97,6 +98,8 @@ def rank(
     overrides = _overrides(context)
     if query is None and (queries is None or docs is None or output is None):
         raise InputError("give --query TEXT, or --queries FILE, --docs FILE and --output FILE")
+    if query is not None and (queries or run or output):
+        raise InputError("--query shows one ranking: leave --queries, --run and --output out, or leave --query out")
     from rerankkit import ranking
 
     ranking.check_weight(interpolate)
@@ -118,9 +121,9 @@ def evaluate(
     systems: Annotated[list[str], typer.Argument(help="Saved models, recipes or TREC runs, to be compared.")],
     data: Annotated[Path | None, typer.Option(help="A BEIR folder or JSONL; else the recipe's [data.test].")] = None,
     split: Annotated[str, typer.Option(help="Which qrels of a BEIR folder.")] = "test",
-    top: Annotated[int, typer.Option(help="How many documents of BM25 are reranked.")] = 20,
+    top: Annotated[int, typer.Option(min=1, help="How many documents of the first stage are reranked.")] = 20,
     run: Annotated[Path | None, typer.Option(help="A first stage as a TREC run, instead of BM25.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only so many queries, drawn with a seed.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many queries.")] = None,
     measures: Annotated[str | None, typer.Option(help='Such as "nDCG@10 RR@10"; else the recipe\'s.')] = None,
     interpolate: Annotated[str | None, typer.Option(help="Weight of the reranker beside the first stage.")] = None,
     baseline: Annotated[str | None, typer.Option(help="What differences are taken to; else the first stage.")] = None,
@@ -163,7 +166,7 @@ def fill(context: typer.Context, recipe: RecipeName, code: Code = None) -> None:
 def preview(
     context: typer.Context,
     recipe: RecipeName,
-    example: Annotated[int, typer.Option(help="Which example, counted from 0.")] = 0,
+    example: Annotated[int, typer.Option(min=0, help="Which example, counted from 0.")] = 0,
     as_json: AsJson = False,
     code: Code = None,
 ) -> None:
@@ -231,19 +234,16 @@ def _overrides(context: typer.Context) -> dict[str, Any]:
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     """The command's own arguments, and the overrides of a recipe with their values."""
-    own, overrides = [], []
-    rest = iter(arguments)
-    for argument in rest:
+    own, overrides, rest = [], [], arguments[::-1]
+    while rest:
+        argument = rest.pop()
         match = OVERRIDE.fullmatch(argument)
         if match is None:
             own.append(argument)
             continue
         overrides.append(argument)
-        following = next(rest, None) if match.group(1) is None else None
-        if following is not None and following.startswith("--"):
-            rest = itertools.chain([following], rest)
-        elif following is not None:
-            overrides.append(following)
+        if match.group(1) is None and rest and not rest[-1].startswith("--"):
+            overrides.append(rest.pop())
     return own, overrides
 
 
@@ -269,7 +269,7 @@ def _log_to_stderr() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Plain())
     logger = logging.getLogger("rerankkit")
-    logger.addHandler(handler)
+    logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
 

@@ -148,6 +148,17 @@ def test_components_have_open_signatures_and_no_hidden_imports() -> None:
     assert found == []
 
 
+def test_the_command_line_is_one_thin_function_per_command() -> None:
+    tree = ast.parse((ROOT / "rerankkit" / "cli.py").read_text())
+    commands = {
+        node.name.rstrip("_"): sum(isinstance(inner, ast.stmt) for inner in ast.walk(node)) - 1
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and any("app.command" in ast.unparse(d) for d in node.decorator_list)
+    }
+    assert set(commands) == set(["train", "rank", "evaluate", "check", "fill", "preview", "list", "find", "doctor"])
+    assert {name: count for name, count in commands.items() if count >= 20} == {}
+
+
 def test_one_word_in_every_place() -> None:
     """`@heads` in a recipe is the folder rerankkit/heads, and `yes_no.v1` the file yes_no.py in it."""
     written = {(namespace, name): Path(registry.namespace(namespace).find(name).file) for namespace, name, _ in parts()}
