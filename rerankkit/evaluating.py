@@ -27,7 +27,7 @@ from rerankkit.protocols import Group
 from rerankkit.recipe import build
 from rerankkit.registry import registry
 from rerankkit.tables import describe, render
-from rerankkit.trec import Run, read_run, write_run
+from rerankkit.trec import Run, read_run
 
 logger = logging.getLogger("rerankkit")
 Models = dict[str, Any]
@@ -78,6 +78,8 @@ def read_groups(data: Path, split: str, top: int, run: Path | None, limit: int |
     if (data / "qrels").is_dir():
         reader = registry.readers.get("beir.v1")
         found = reader(path=str(data), split=split, candidates=top, limit=limit, run=str(run) if run else None)
+    elif run:
+        raise InputError(f"--run {run}: {data} is no BEIR folder, and JSONL groups bring their own candidates")
     else:
         found = registry.readers.get("jsonl.v1")(path=str(data), limit=limit)
     return prepare(list(found))
@@ -100,7 +102,7 @@ def evaluate(
     output: Path | None,
 ) -> Comparison:
     """Rank the groups with every model and compare the runs, the first stage's beside them."""
-    from rerankkit.ranking import rerank
+    from rerankkit.ranking import rerank, write
 
     first = first_run(groups)
     if weight is not None and first is None:
@@ -110,15 +112,16 @@ def evaluate(
         runs[name] = read_run(model) if isinstance(model, Path) else rerank(model, groups, None)
         if weight is not None and first is not None and not isinstance(model, Path):
             share = _tuned(model) if isinstance(weight, str) else weight
-            runs[f"{name} ({share:.1f}) + first stage"] = interpolate(runs[name], first, share)
-    if output is not None:
-        write_run(list(runs.values())[-1], output)
+            runs[f"{name} ({share:g}) + first stage"] = interpolate(runs[name], first, share)
     recipe = next((model.recipe for model in models.values() if not isinstance(model, Path)), None)
     wanted = measures or (recipe.settings("evaluation").measures if recipe else MEASURES)
     baseline = Path(baseline).name if baseline and baseline not in runs else baseline
     if baseline and baseline not in runs:
         raise InputError(f"--baseline {baseline}: none of the systems, which are {', '.join(runs)}")
-    return compare(runs, qrels_of(groups), wanted, baseline or "")
+    comparison = compare(runs, qrels_of(groups), wanted, baseline or "")
+    if output is not None:
+        write(list(runs.values())[-1], output)
+    return comparison
 
 
 def show(comparison: Comparison, models: Sequence[str], as_json: bool) -> None:

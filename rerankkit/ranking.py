@@ -15,7 +15,7 @@ from rerankkit.collection import (
     read_corpus,
     read_queries,
 )
-from rerankkit.errors import InputError
+from rerankkit.errors import InputError, RunError
 from rerankkit.evaluate import first_run, interpolate, prepare, run_of
 from rerankkit.progress import Bar
 from rerankkit.protocols import Group
@@ -48,10 +48,10 @@ def own_group(query: str, top: int, reranker: Reranker) -> list[Group]:
 def _best_of(query: str, corpus: dict[str, str], top: int) -> list[Group]:
     if not query.strip():
         raise InputError("the query is empty; give it some text")
-    groups = Collection(corpus, {"query": query}).groups(candidates_from_bm25(corpus, {"query": query}, top))
-    if not groups[0].docs:
-        raise InputError(f"no document has a word of the query {query!r}")
-    return groups
+    found = candidates_from_bm25(corpus, {"query": query}, top)
+    if not found["query"]:
+        raise InputError(f"no document has a word of the query {query!r}; ask in words that the documents have")
+    return Collection(corpus, {"query": query}).groups(found)
 
 
 def check_weight(weight: float | None) -> None:
@@ -76,7 +76,10 @@ def rerank(reranker: Reranker, groups: Sequence[Group], weight: float | None) ->
 
 def write(run: Run, output: Path) -> None:
     """Write a run whole or not at all."""
-    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{output}: its folder cannot be made: {error.strerror}") from error
     write_run(run, output)
 
 
