@@ -185,3 +185,18 @@ def test_doctor_as_json(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "report", list)
     code, out, _ = shell("doctor", "--json")
     assert code == 0 and json.loads(out) == doctor.as_dict([])
+
+
+def test_train_saves_a_model_once_and_preview_shows_its_tokens(shell: Shell, tmp_path: Path) -> None:
+    import tiny_training
+
+    steps = {"max_steps": 1, "eval_strategy": "no", "save_steps": 1, "load_best_model_at_end": False}
+    file = tiny_training.recipe(tmp_path / "w", training=steps, groups=4, dev=0)
+    given = ("train", file, "--output", tmp_path / "m", "--training.seed", "9")
+    code, out, err = shell(*given)
+    assert (code, out) == (0, f"saved to {tmp_path / 'm'}\n"), err
+    assert "seed = 9" in (tmp_path / "m" / "recipe.cfg").read_text()
+    code, out, err = shell(*given)
+    assert (code, out) == (2, "") and "--output" in err and "not empty" in err
+    code, out, err = shell("preview", file, "--json")
+    assert code == 0 and json.loads(out), err
