@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
+from rerankkit.registry import registry
+
 # Examples that are the same on every run, and no deadline: a shared machine may be slow at any moment.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
@@ -25,6 +27,15 @@ def seeded() -> Iterator[None]:
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed(0)
     yield
+
+
+@pytest.fixture(autouse=True)
+def code_of_one_test() -> Iterator[None]:
+    """Files loaded with `--code` in one test are not there for the next."""
+    before = dict(registry._code)
+    yield
+    registry._code.clear()
+    registry._code.update(before)
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:
