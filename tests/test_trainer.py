@@ -261,14 +261,15 @@ def test_weights_of_another_recipe_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_second_ctrl_c_stops_at_once(caplog: pytest.LogCaptureFixture) -> None:
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
     with StopOnInterrupt() as stop:
         signal.raise_signal(signal.SIGINT)
         assert not stop.stopped  # the step goes on
         assert "finishing this step" in caplog.text
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) == before
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
 
 
 def test_resuming_from_the_last_step_trains_no_further(tmp_path: Path) -> None:
