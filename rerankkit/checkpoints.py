@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import shutil
 from pathlib import Path
+
+from rerankkit.folder_cache import sha256_of
 
 logger = logging.getLogger("rerankkit")
 SEAL = "complete.json"
@@ -17,7 +18,7 @@ def seal(folder: Path) -> None:
     """Record every file of a finished checkpoint."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != SEAL]
     unsealed = folder / f"{SEAL}.part"
-    unsealed.write_text(json.dumps({str(path.relative_to(folder)): sha256(path) for path in paths}, indent=1))
+    unsealed.write_text(json.dumps({str(path.relative_to(folder)): sha256_of(path) for path in paths}, indent=1))
     os.replace(unsealed, folder / SEAL)
 
 
@@ -27,7 +28,7 @@ def is_complete(folder: Path) -> bool:
         files = json.loads((folder / SEAL).read_text())
         if not isinstance(files, dict) or not files:
             return False
-        return all(sha256(folder / name) == digest for name, digest in files.items())
+        return all(sha256_of(folder / name) == digest for name, digest in files.items())
     except (OSError, ValueError):
         return False
 
@@ -63,8 +64,3 @@ def rotate(newest: Path, best: Path | None, limit: int | None) -> None:
     room = max(0, limit - (1 if best in (newest, None) else 2)) if limit else len(older)
     for checkpoint in [*stale, *older[: max(0, len(older) - room)]]:
         shutil.rmtree(checkpoint, ignore_errors=True)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

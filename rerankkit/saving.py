@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 import safetensors.torch
 
 from rerankkit import __version__
-from rerankkit.checkpoints import sha256
 from rerankkit.errors import InputError, RunError
+from rerankkit.folder_cache import sha256_of
 from rerankkit.problems import RecipeError
 from rerankkit.recipe import Recipe, fill, load_recipe
 from rerankkit.registry import load_code, registry
@@ -109,12 +109,12 @@ def _write(reranker: Reranker, recipe: Recipe, folder: Path, notes: str) -> None
         parts[f"{namespace}:{name}"] = came_from.requirement or f"{came_from.kind} {Path(came_from.file).name}"
         if came_from.kind == "code":
             code.append(f"code/{Path(came_from.file).name}")
-            if sha256(Path(came_from.file)) != came_from.sha256:
+            if sha256_of(Path(came_from.file)) != came_from.sha256:
                 logger.warning("%s has changed since it was loaded; the model ships it as it is now", came_from.file)
             (folder / "code").mkdir(exist_ok=True)
             shutil.copyfile(came_from.file, folder / code[-1])
     (folder / "README.md").write_text(_card(recipe, parts, notes), encoding="utf-8")
-    files = {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {str(path.relative_to(folder)): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     origin = {"rerankkit": __version__, "parts": parts, "code": sorted(set(code)), "files": files}
     (folder / ORIGIN).write_text(json.dumps(origin, indent=1), encoding="utf-8")
 
@@ -164,7 +164,7 @@ def _verify(folder: Path, files: dict[str, str]) -> None:
             continue
         if not path.is_file():
             raise RunError(f"{folder} is incomplete: {name} is missing; copy the model again")
-        if sha256(path) != digest:
+        if sha256_of(path) != digest:
             raise RunError(f"{path} is not what was saved (its sha256 differs); copy the model again")
 
 

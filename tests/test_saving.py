@@ -278,7 +278,7 @@ def test_a_head_of_another_shape_is_refused(models: Any, tmp_path: Path) -> None
     folder = damaged(models, tmp_path)
     safetensors.torch.save_file({"weight": torch.zeros(1, 3)}, folder / "head.safetensors")
     origin = json.loads((folder / "origin.json").read_text())
-    origin["files"]["head.safetensors"] = saving.sha256(folder / "head.safetensors")
+    origin["files"]["head.safetensors"] = saving.sha256_of(folder / "head.safetensors")
     (folder / "origin.json").write_text(json.dumps(origin))
     with pytest.raises(RunError, match="head.safetensors does not fit this head"):
         Reranker.from_pretrained(folder)

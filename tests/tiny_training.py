@@ -14,7 +14,7 @@ from typing import Any
 
 import tiny
 
-from rerankkit.checkpoints import sha256
+from rerankkit.folder_cache import sha256_of
 
 GOOD, BAD = "open file python text disk", "cat mat rain quiet hills"
 SETTINGS = {
@@ -99,7 +99,7 @@ def _section(name: str, values: dict[str, Any]) -> str:
 
 def weights(folder: Path) -> str:
     """The hash of a saved model's weights."""
-    return sha256(folder / "backbone" / "model.safetensors")
+    return sha256_of(folder / "backbone" / "model.safetensors")
 
 
 def start(work: Callable[..., None], *arguments: Any) -> Any:
