@@ -2,7 +2,7 @@
 
 import torch
 
-from rerankkit_kernels.logprob import op as op  # registers it
+from rerankkit_kernels.logprob import op  # noqa: F401  registers it
 
 REDUCTIONS = ("sum", "mean", "none")
 
@@ -15,6 +15,7 @@ def token_logprob(
     bias: torch.Tensor | None = None,
     softcap: float | None = None,
     scale: float = 1.0,
+    backend: str = "auto",
 ) -> torch.Tensor:
     """Log-probabilities of some tokens over the whole vocabulary; `reference.py` says what they are.
 
@@ -23,6 +24,7 @@ def token_logprob(
         weight: The output layer. [vocabulary, width]
         ids: Tokens that could follow each hidden state. [..., k]
         bias: Of the output layer. [vocabulary]
+        backend: "auto", "triton" or "torch"; see `backend.py`.
 
     Returns:
         [..., k], float32 whatever the inputs are (float64 stays).
@@ -31,7 +33,7 @@ def token_logprob(
         raise ValueError(f"ids must be {[*hidden.shape[:-1], 'k']}, not {list(ids.shape)}")
     rows = hidden.reshape(-1, hidden.shape[-1])
     found, _ = torch.ops.rerankkit.logprob_forward(
-        rows, weight, ids.reshape(len(rows), ids.shape[-1]), bias, None, scale, softcap
+        rows, weight, ids.reshape(len(rows), ids.shape[-1]), bias, None, scale, softcap, backend
     )
     return found.view(ids.shape)
 
@@ -47,6 +49,7 @@ def sequence_logprob(
     bias: torch.Tensor | None = None,
     softcap: float | None = None,
     scale: float = 1.0,
+    backend: str = "auto",
 ) -> torch.Tensor:
     """Log-likelihood of each sequence's targets, where the mask is True; only there are logits computed.
 
@@ -58,6 +61,7 @@ def sequence_logprob(
         cu_seqlens: Where packed sequences begin, and the end of the last. [rows + 1]
         reduction: "sum" or "mean" over a sequence's targets that count (0 where none does) · "none" each by itself.
         bias: Of the output layer. [vocabulary]
+        backend: "auto", "triton" or "torch"; see `backend.py`.
 
     Returns:
         [rows], or with reduction "none" the shape of `targets`: float32 whatever the inputs are (float64 stays).
@@ -71,7 +75,9 @@ def sequence_logprob(
             raise ValueError(f"{name} must be {tuple(hidden.shape[:-1])}, not {tuple(given.shape)}")
     rows, real = hidden.reshape(-1, hidden.shape[-1]), None if mask is None else mask.bool()
     flat = None if real is None else real.reshape(-1)
-    each, _ = torch.ops.rerankkit.logprob_forward(rows, weight, targets.reshape(-1, 1), bias, flat, scale, softcap)
+    each, _ = torch.ops.rerankkit.logprob_forward(
+        rows, weight, targets.reshape(-1, 1), bias, flat, scale, softcap, backend
+    )
     each = each.view(targets.shape)
     if reduction == "none":
         return each

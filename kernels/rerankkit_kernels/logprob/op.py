@@ -4,17 +4,28 @@ from typing import Any
 
 import torch
 
-from rerankkit_kernels.library import LIBRARY
+from rerankkit_kernels.library import LIBRARY, refuse_second_derivative
 from rerankkit_kernels.logprob import torch as fallback
 
 INPUTS = "Tensor hidden, Tensor weight, Tensor ids, Tensor? bias, Tensor? mask"
-OPTIONS = "float scale, float? softcap"
+OPTIONS = "float scale, float? softcap, str backend"
 LIBRARY.define(f"logprob_forward({INPUTS}, {OPTIONS}) -> (Tensor, Tensor)")
 LIBRARY.define(
     f"logprob_backward(Tensor grad, {INPUTS}, Tensor totals, {OPTIONS}, bool[] needs) -> (Tensor, Tensor, Tensor)"
 )
-LIBRARY.impl("logprob_forward", fallback.forward, "CompositeExplicitAutograd")
-LIBRARY.impl("logprob_backward", fallback.backward, "CompositeExplicitAutograd")
+
+
+def run_forward(hidden: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
+    return fallback.forward(hidden, *rest[:-1])
+
+
+def _run_backward(grad: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
+    inputs = (*rest[:-2], rest[-1])  # all but the backend
+    return fallback.backward(grad, *inputs)
+
+
+LIBRARY.impl("logprob_forward", run_forward, "CompositeExplicitAutograd")
+LIBRARY.impl("logprob_backward", _run_backward, "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("rerankkit::logprob_forward", lib=LIBRARY)
@@ -42,7 +53,8 @@ def _differentiate(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[torch
     needs = [ctx.needs_input_grad[place] for place in (0, 1, 3)]
     found = torch.ops.rerankkit.logprob_backward(grad, *ctx.saved_tensors, *ctx.options, needs)
     by_hidden, by_weight, by_bias = [one if needed else None for one, needed in zip(found, needs, strict=True)]
-    return by_hidden, by_weight, None, by_bias, None, None, None
+    return by_hidden, by_weight, None, by_bias, *[None] * 4
 
 
 torch.library.register_autograd("rerankkit::logprob_forward", _differentiate, setup_context=_keep, lib=LIBRARY)
+refuse_second_derivative("logprob_backward")

@@ -59,13 +59,13 @@ def backward(
     """Gradients of hidden, weight and bias; of those that are not needed, something empty."""
     kept = _kept(hidden, mask)
     read, some, total, outer = hidden[kept], ids[kept], totals[kept].unsqueeze(1), grad[kept].to(totals.dtype)
-    empty = totals.new_zeros(0)
-    by_read = totals.new_zeros(read.shape) if needs[0] else empty
-    by_weight = torch.zeros_like(weight) if needs[1] else empty
-    by_bias = torch.zeros_like(bias) if needs[2] and bias is not None else empty
+    by_read = totals.new_zeros(read.shape if needs[0] else (0,))
+    by_hidden = torch.zeros_like(hidden) if needs[0] else totals.new_zeros(0)
+    by_weight = torch.zeros_like(weight) if needs[1] else totals.new_zeros(0)
+    by_bias = torch.zeros_like(bias) if needs[2] and bias is not None else totals.new_zeros(0)
     with torch.autocast(hidden.device.type, enabled=False):
         for chunk, part in _chunks(weight):
-            by_part = totals.new_zeros(part.shape) if needs[1] else empty
+            by_part = totals.new_zeros(part.shape if needs[1] else (0,))
             for rows in steps(len(read), ROWS):
                 logits = _capped(_product(read[rows], part), bias, chunk, scale, softcap)
                 slope = scale if softcap is None else scale * (1 - (logits / softcap).square())
@@ -84,7 +84,6 @@ def backward(
                     by_part += inner.T @ read[rows].to(part.dtype)
             if needs[1]:
                 by_weight[chunk] = by_part
-    by_hidden = torch.zeros_like(hidden) if needs[0] else empty
     if needs[0]:
         by_hidden[kept] = by_read.to(hidden.dtype)
     return by_hidden, by_weight, by_bias

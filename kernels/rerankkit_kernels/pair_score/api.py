@@ -2,7 +2,8 @@
 
 import torch
 
-from rerankkit_kernels.pair_score import op as op  # registers it
+from rerankkit_kernels.library import nobody_watches
+from rerankkit_kernels.pair_score.op import run_forward
 
 MODES = ("diff", "yes", "pair_logprob", "prob")
 
@@ -23,6 +24,7 @@ def pair_score(
     softcap: float | None = None,
     scale: float = 1.0,
     mode: str = "diff",
+    backend: str = "auto",
 ) -> torch.Tensor:
     """Score of the answer "yes" against "no" at one position of each sequence; `reference.py` says what it is.
 
@@ -40,6 +42,7 @@ def pair_score(
         norm: Weight of the final RMS norm where `hidden` is before it; Gemma's is 1 + its parameter. [width]
         lora: Adapter of the output layer: A [rank, width], B [vocabulary, rank] and the factor of their product.
         mode: "diff" logit(yes) - logit(no) · "yes" logit(yes) · "pair_logprob" log P(yes) of the two · "prob" P(yes).
+        backend: "auto", "triton" or "torch"; see `backend.py`.
 
     Returns:
         [rows], float32 whatever the inputs are (float64 stays).
@@ -61,9 +64,8 @@ def pair_score(
         weight = rows + factor * (torch.stack([up[yes_id], up[no_id]]) @ down).to(rows.dtype)  # [2, width]
         bias = None if bias is None else torch.stack([bias[yes_id], bias[no_id]])
         yes_id, no_id = 0, 1
-    return torch.ops.rerankkit.pair_score_forward(
-        hidden, positions, weight, bias, norm, yes_id, no_id, norm_eps, scale, softcap, mode
-    )
+    forward = run_forward if nobody_watches(hidden, weight, bias, norm) else torch.ops.rerankkit.pair_score_forward
+    return forward(hidden, positions, weight, bias, norm, yes_id, no_id, norm_eps, scale, softcap, mode, backend)
 
 
 def last_true(mask: torch.Tensor) -> torch.Tensor:

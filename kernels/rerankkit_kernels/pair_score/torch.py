@@ -62,8 +62,7 @@ def backward(
     with torch.autocast(hidden.device.type, enabled=False):
         by_read, by_rows = outer @ _two(weight, yes_id, no_id, outer.dtype), outer.T @ read
 
-    empty = outer.new_zeros(0)
-    by_hidden, by_weight, by_bias, by_norm = empty, empty, empty, empty
+    by_hidden, by_weight, by_bias, by_norm = (outer.new_zeros(0) for _ in range(4))
     if needs[1]:
         by_weight = _rows_of(torch.zeros_like(weight), by_rows, yes_id, no_id)
     if needs[2] and bias is not None:
