@@ -82,7 +82,7 @@ def backward(
     grad_d = torch.empty_like(d, memory_format=torch.contiguous_format) if needs_d else d.new_empty(0)
     if not winners.numel() or not d.numel():
         return grad_q.zero_(), grad_d.zero_()
-    columns = max(16, min(128, triton.next_power_of_2(dim)))
+    columns = max(16, min(64 if q.dtype == torch.float32 else 128, triton.next_power_of_2(dim)))
     arguments = {
         **_inputs(q, d, cu_seqlens, pair_q, pair_d, group),
         "winners": winners,
@@ -96,16 +96,16 @@ def backward(
         order, bounds = _sorted(pair_q, nq)
         blocks = triton.cdiv(lq, 16)
         own = {"order": order, "bounds": bounds, "out": grad_q, "blocks": blocks, "ROWS": 16}
-        launch(_backward_q, (nq * blocks, steps), {**arguments, **own}, 4, 2)
+        launch(_backward_q, (nq * blocks, steps), {**arguments, **own}, 2, 2)
     if needs_d:
         order, bounds = _sorted(pair_d, documents)
         # as many programs for a document as an average one has tiles; a longer one gives each of them several
         blocks = max(1, d.numel() // (dim * documents * TOKENS))
-        rows = max(16, min(128, triton.next_power_of_2(lq)))
+        rows = max(16, min(32 if q.dtype == torch.float32 else 64, triton.next_power_of_2(lq)))
         own = {"order": order, "bounds": bounds, "out": grad_d, "blocks": blocks, "TOKENS": TOKENS, "ROWS": rows}
         if cu_seqlens is not None:
             grad_d.zero_()  # there may be rows before the first document, and after the last
-        launch(_backward_d, (documents * blocks, steps), {**arguments, **own}, 4, 2)
+        launch(_backward_d, (documents * blocks, steps), {**arguments, **own}, 8, 2)
     return grad_q, grad_d
 
 
@@ -114,25 +114,25 @@ def forward_tile(
 ) -> tuple[int, int, int, tuple[int, int]]:
     """Query tokens of a program, queries among them, document tokens of a tile, and (warps, stages).
 
-    With 64 rows and more Hopper's tensor cores are used whole, so short queries share a tile where there are several.
-    A few rows read a document at the speed of the memory whatever else; for them more tiles are kept in flight.
+    Hopper's tensor cores take 64 rows and more, so short queries share a program where there are several. A few rows
+    read a document as fast as the memory gives it whatever else; for them more tiles are kept in flight. With winners,
+    smaller tiles leave registers for a second program on the same processor, whose products hide the comparisons.
     """
-    padded = max(16, min(128, triton.next_power_of_2(lq)))
     most = 64 if dtype == torch.float32 or dim > 256 else 128
-    padded = min(padded, most)
+    padded = max(16, min(most, triton.next_power_of_2(lq)))
     queries = max(1, min(most // padded, triton.next_power_of_2(across)))
     rows = padded * queries
-    tokens = 32 if dtype == torch.float32 else 64 if winners or rows == 128 or dim > 128 else 128
+    tokens = 32 if dtype == torch.float32 or (winners and (rows >= 64 or dim > 256)) else 64
     return rows, queries, tokens, (8 if rows == 128 else 4, 3 if rows < 64 else 2)
 
 
-def pieces(dim: int) -> tuple[int, int, int]:
-    """The widths of two products that make up a similarity, or of the steps of one that is too long to hold.
+def pieces(dim: int, dtype: torch.dtype) -> tuple[int, int, int]:
+    """The widths of two products that make up a similarity, or the steps of one that is too long to hold.
 
     96 is 64 + 32, which costs a quarter less than 128.
     """
-    if dim > 256:
-        return 0, 0, 64
+    if dim > 256 or (dtype == torch.float32 and dim > 64):
+        return 0, 0, 32 if dtype == torch.float32 else 64
     first = max(16, 1 << (dim.bit_length() - 1))  # the highest power of two in dim
     rest = 0 if dim <= first else max(16, triton.next_power_of_2(dim - first))
     return (2 * first, 0, 0) if rest == first else (first, rest, 0)
@@ -153,7 +153,7 @@ def _inputs(
     rows = d.reshape(-1, d.shape[-1])
     if rows.stride(1) != 1:
         rows = rows.contiguous()
-    first, second, step = pieces(d.shape[-1])
+    first, second, step = pieces(d.shape[-1], d.dtype)
     return {
         "q": q.contiguous(),
         "d": rows,
@@ -246,27 +246,33 @@ def _forward(
 ):  # fmt: skip
     # tiles of one document follow one another, so that it is read from memory once
     pair = tl.program_id(0) // tiles
-    slot = (tl.program_id(0) % tiles) * (ROWS // PADDED_LQ) + tl.arange(0, ROWS) // PADDED_LQ  # among `across`
-    if CROSS:
-        query = slot.to(tl.int64)
-    elif pair_q is not None:
-        query = slot.to(tl.int64) * 0 + tl.load(pair_q + pair)
-    else:
-        query = slot.to(tl.int64) * 0 + pair // group
+    QUERIES: tl.constexpr = ROWS // PADDED_LQ
+    first = (tl.program_id(0) % tiles) * QUERIES  # among `across`
+    query = first
     document = pair
+    if pair_q is not None:
+        query = tl.load(pair_q + pair)
+    elif not CROSS:
+        query = pair // group
     if pair_d is not None:
         document = tl.load(pair_d + pair)
     start, size = _document(document, cu_seqlens, length)
+    # only where a document or a query begins takes 64 bits
+    d += start * stride_d
+    q += query.to(tl.int64) * lq * DIM
+    if d_mask is not None:
+        d_mask += start
+    slot = tl.arange(0, ROWS) // PADDED_LQ
 
     lane = tl.arange(0, TOKENS)
     whole = 0  # tiles that need no mask
     if d_mask is None:
         whole = size // TOKENS
-    total = tl.zeros((ROWS // PADDED_LQ,), tl.float32)
+    total = tl.zeros((QUERIES,), tl.float32)
     for segment in range(0, lq, PADDED_LQ):
         token = segment + tl.arange(0, ROWS) % PADDED_LQ
-        real = (slot < across) & (token < lq)
-        row = query * lq + token
+        real = (first + slot < across) & (token < lq)
+        row = slot * lq + token
         q_first, q_second = 0.0, 0.0
         if STEP == 0:
             q_first = _load(q, row, real, DIM, tl.arange(0, FIRST), DIM, False, FIRST <= DIM, UPCAST)
@@ -277,7 +283,7 @@ def _forward(
         which = tl.full((ROWS, TOKENS), -1, tl.int32)  # the tile of the best in this lane
         for tile in range(0, whole):
             found = _similarities(
-                q, row, real, q_first, q_second, d, start + tile * TOKENS + lane, lane >= 0, stride_d,
+                q, row, real, q_first, q_second, d, tile * TOKENS + lane, lane >= 0, stride_d,
                 DIM, FIRST, SECOND, STEP, True, UPCAST, DOT,
             )  # fmt: skip
             if places is not None:
@@ -287,10 +293,10 @@ def _forward(
         for tile in tl.range(whole, tl.cdiv(size, TOKENS), num_stages=1):
             inside = tile * TOKENS + lane < size
             if d_mask is not None:
-                inside = inside & (tl.load(d_mask + start + tile * TOKENS + lane, mask=inside, other=0) != 0)
+                inside = inside & (tl.load(d_mask + tile * TOKENS + lane, mask=inside, other=0) != 0)
             some = some | inside.to(tl.int32)
             found = _similarities(
-                q, row, real, q_first, q_second, d, start + tile * TOKENS + lane, inside, stride_d,
+                q, row, real, q_first, q_second, d, tile * TOKENS + lane, inside, stride_d,
                 DIM, FIRST, SECOND, STEP, False, UPCAST, DOT,
             )  # fmt: skip
             found = tl.where(inside[None, :], found, float("-inf"))
@@ -300,7 +306,7 @@ def _forward(
 
         counts = real & ((whole > 0) | (tl.max(some, 0) > 0))
         if q_mask is not None:
-            counts = counts & (tl.load(q_mask + row, mask=real, other=0) != 0)
+            counts = counts & (tl.load(q_mask + query.to(tl.int64) * lq + row, mask=real, other=0) != 0)
         highest = tl.max(best, 1)
         if places is not None:
             # of equal lanes the one with the first token; a lane knows its first, as only a higher one replaces it
@@ -308,13 +314,12 @@ def _forward(
             place = tl.where((best == highest[:, None]) & (which >= 0), which * TOKENS + lane[None, :], never)
             place = tl.min(place, 1)
             place = tl.where(counts & (place < never), place, -1)
-            where = (pair.to(tl.int64) * across + slot) * lq + token
-            tl.store(places + where, place.to(places.dtype.element_ty), mask=real)
+            tl.store(places + (pair.to(tl.int64) * across + first) * lq + row, place.to(places.dtype.element_ty), mask=real)
         # a maximum of one axis may pass over NaN
         highest = tl.where(tl.max((best != best).to(tl.int32), 1) > 0, float("nan"), highest)
         highest = tl.where(counts, highest, 0.0)
-        total += tl.sum(tl.reshape(highest, (ROWS // PADDED_LQ, PADDED_LQ)), 1)
-    slots = (tl.program_id(0) % tiles) * (ROWS // PADDED_LQ) + tl.arange(0, ROWS // PADDED_LQ)
+        total += tl.sum(tl.reshape(highest, (QUERIES, PADDED_LQ)), 1)
+    slots = first + tl.arange(0, QUERIES)
     tl.store(scores + slots.to(tl.int64) * count + pair, total, mask=slots < across)
 
 
@@ -347,7 +352,7 @@ def _backward_q(
         where = (pair.to(tl.int64) * across + slot) * lq + token
         place = tl.load(winners + where, mask=token < lq, other=-1).to(tl.int32)
         weight = tl.load(grad + slot.to(tl.int64) * count + pair)
-        row = _load(d, start + place, place >= 0, stride_d, column, DIM, False, DIM % COLUMNS == 0, UPCAST)
+        row = _load(d + start * stride_d, place, place >= 0, stride_d, column, DIM, False, DIM % COLUMNS == 0, UPCAST)
         total += weight * row.to(tl.float32)
     where = out + (query.to(tl.int64) * lq + token)[:, None] * DIM + column[None, :]
     tl.store(where, total.to(out.dtype.element_ty), mask=(token < lq)[:, None] & (column < DIM)[None, :])
@@ -389,7 +394,15 @@ def _backward_d(
                 place = tl.load(winners + where, mask=row < lq, other=-1).to(tl.int32)
                 # a row that won nothing is not read: under a mask it may hold anything
                 right = _load(
-                    q, query.to(tl.int64) * lq + row, place >= 0, DIM, column, DIM, False, DIM % COLUMNS == 0, UPCAST
+                    q + query.to(tl.int64) * lq * DIM,
+                    row,
+                    place >= 0,
+                    DIM,
+                    column,
+                    DIM,
+                    False,
+                    DIM % COLUMNS == 0,
+                    UPCAST,
                 )
                 left = (token[:, None] == place[None, :]).to(right.dtype)
                 won = tl.dot(left, right, won, input_precision="tf32x3")
