@@ -58,9 +58,8 @@ def _compile(kernel: Any, arguments: dict[str, Any], warps: int, stages: int, ca
         if isinstance(value, torch.Tensor) or (value % 16 == 0 and not parameter.do_not_specialize):
             attributes[place] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
-    binary = compile(
-        source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps, "num_stages": stages}
-    )
+    options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
+    binary = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         Path(file.name).write_bytes(binary.asm["cubin"])
         usage = _tool("cuobjdump", "--dump-resource-usage", file.name)
