@@ -103,7 +103,7 @@ def measure(model: Model, way: str) -> dict[str, float]:
     forward(training_batch(parts, [group(0, 2, 4)]))["loss"].backward()
     optimizer.zero_grad()
     batch = training_batch(parts, [group(number, DOCUMENTS, LENGTH) for number in range(GROUPS)])
-    assert batch.tokens.ids.shape == (GROUPS * DOCUMENTS, LENGTH) and batch.tokens.mask.all() and batch.prefix is None
+    assert batch.tokens.ids.shape == (GROUPS * DOCUMENTS, LENGTH) and batch.tokens.mask.all() and batch.shared is None
 
     resident = psutil.Process().memory_info().rss
     with PeakMemory() as memory:

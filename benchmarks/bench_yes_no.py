@@ -162,9 +162,9 @@ def in_order(parts: Parts, group: Group, score: Any) -> list[float]:
     found: list[float] = []
     with torch.inference_mode():
         state = None
-        if rows[0].prefix:
-            prefix = parts.collator.collate([Row(list(rows[0].prefix), [])], parts.backbone.tokenizer).tokens
-            state = parts.backbone.read_prefix(prefix)
+        if rows[0].shared:
+            prefix = parts.collator.collate([Row(list(rows[0].shared), [])], parts.backbone.tokenizer).tokens
+            state = parts.backbone.read_shared(prefix)
         for some in batches(rows):
             found += score(parts, engine.collate(parts, some), state).flatten().tolist()
     return found
@@ -179,7 +179,7 @@ def full_logits(parts: Parts, batch: Batch, state: Any) -> torch.Tensor:
 
 def last_position(parts: Parts, batch: Batch, state: Any) -> torch.Tensor:
     """The whole vocabulary, at the answer's position alone."""
-    hidden = parts.backbone.hidden(batch)[torch.arange(len(batch.answer)), batch.answer]  # [rows, width]
+    hidden = parts.backbone.hidden(batch).states[torch.arange(len(batch.answer)), batch.answer]  # [rows, width]
     return yes_minus_no(parts, parts.backbone.module.get_output_embeddings()(hidden))
 
 
@@ -204,7 +204,7 @@ def count(parts: Parts, group: Group) -> tuple[int, int]:
     rows = rows_of(parts, group)
     real = sum(len(row.ids) for row in rows)
     padded = sum(len(some) * max(len(row.ids) for row in some) for some in batches(rows))
-    return real + len(rows[0].prefix), padded - real
+    return real + len(rows[0].shared), padded - real
 
 
 def prompt_lengths(parts: Parts, group: Group) -> str:

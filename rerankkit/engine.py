@@ -75,7 +75,7 @@ class Parts:
 
 
 def encode(parts: Parts, asks: Sequence[Ask]) -> list[Row]:
-    """The tokens of each ask, with what a group's prompts share moved into their prefix.
+    """The tokens of each ask, with the beginning that a group's prompts have in common set apart.
 
     Training and ranking both come through here, so a prompt cannot differ between them.
     """
@@ -91,11 +91,11 @@ def encode(parts: Parts, asks: Sequence[Ask]) -> list[Row]:
 
 
 def collate(parts: Parts, rows: Sequence[Row]) -> Batch:
-    """One batch of rows with the prefixes they need."""
-    prefixes = list(dict.fromkeys(row.prefix for row in rows if row.prefix))
-    if prefixes and not all(row.prefix for row in rows):
-        rows, prefixes = [_whole(row) for row in rows], []
-    return parts.collator.collate(rows, parts.backbone.tokenizer, prefixes)
+    """One batch of rows with what they share."""
+    shared = list(dict.fromkeys(row.shared for row in rows if row.shared))
+    if shared and not all(row.shared for row in rows):
+        rows, shared = [_whole(row) for row in rows], []
+    return parts.collator.collate(rows, parts.backbone.tokenizer, shared)
 
 
 def forward(parts: Parts, batch: Batch, state: object = None) -> torch.Tensor:
@@ -137,12 +137,12 @@ def score(parts: Parts, asks: Sequence[Ask], settings: Engine, costs: Costs) -> 
     costs.cut_queries += sum(row.cut_query > 0 for row in rows)
     scores: list[list[float]] = [[] for _ in rows]
     with torch.inference_mode():
-        for prefixes, numbers in _chunks(rows, settings.prefix_tokens):
-            state = _read_prefixes(parts, prefixes, costs)
+        for shared, numbers in _chunks(rows, settings.prefix_tokens):
             chunk = [rows[number] for number in numbers]
-            costs.prefix_saved += sum(len(row.prefix) for row in chunk) - sum(map(len, prefixes))
+            state = _read_shared(parts, chunk[0], shared, costs)
+            costs.prefix_saved += sum(len(row.shared) for row in chunk) - sum(map(len, shared))
             for batch in _batches(chunk, settings.batch_tokens):
-                found = _score_batch(parts, [chunk[i] for i in batch], prefixes, state, costs)
+                found = _score_batch(parts, [chunk[i] for i in batch], shared, state, costs)
                 for i, values in zip(batch, found, strict=True):
                     scores[numbers[i]] = values
     for ask, values in zip(asks, scores, strict=True):
@@ -201,7 +201,7 @@ def _whole_order(value: Any, docs: range) -> Order:
 
 
 def _share_prefix(rows: list[Row]) -> None:
-    """Move the beginning that all rows have in common into `prefix`; each row keeps at least one token of its own."""
+    """Move the beginning that all rows have in common into `shared`; each row keeps at least one token of its own."""
     if len(rows) < 2:
         return
     first, last = min(row.ids for row in rows), max(row.ids for row in rows)  # all others lie between these two
@@ -211,30 +211,30 @@ def _share_prefix(rows: list[Row]) -> None:
         return
     prefix = tuple(first[:common])
     for row in rows:
-        row.prefix, row.ids = prefix, row.ids[common:]
+        row.shared, row.ids = prefix, row.ids[common:]
 
 
 def _whole(row: Row) -> Row:
-    return replace(row, ids=[*row.prefix, *row.ids], prefix=())
+    return replace(row, ids=[*row.shared, *row.ids], shared=())
 
 
 def _chunks(rows: list[Row], prefix_tokens: int) -> Iterator[tuple[list[tuple[int, ...]], list[int]]]:
-    """Rows without a shared prefix, then rows whose prefixes may be held in memory together."""
-    by_prefix: dict[tuple[int, ...], list[int]] = {}
+    """Rows that share nothing, then rows whose shared parts may be held in memory together."""
+    sharing: dict[tuple[int, ...], list[int]] = {}
     for number, row in enumerate(rows):
-        by_prefix.setdefault(row.prefix, []).append(number)
-    if plain := by_prefix.pop((), None):
+        sharing.setdefault(row.shared, []).append(number)
+    if plain := sharing.pop((), None):
         yield [], plain
-    prefixes: list[tuple[int, ...]] = []
+    together: list[tuple[int, ...]] = []
     longest = 0
-    for prefix in by_prefix:
-        if prefixes and max(longest, len(prefix)) * (len(prefixes) + 1) > prefix_tokens:
-            yield prefixes, [number for p in prefixes for number in by_prefix[p]]
-            prefixes, longest = [], 0
-        prefixes.append(prefix)
-        longest = max(longest, len(prefix))
-    if prefixes:
-        yield prefixes, [number for p in prefixes for number in by_prefix[p]]
+    for shared in sharing:
+        if together and max(longest, len(shared)) * (len(together) + 1) > prefix_tokens:
+            yield together, [number for s in together for number in sharing[s]]
+            together, longest = [], 0
+        together.append(shared)
+        longest = max(longest, len(shared))
+    if together:
+        yield together, [number for s in together for number in sharing[s]]
 
 
 def _batches(rows: list[Row], batch_tokens: int) -> Iterator[list[int]]:
@@ -252,20 +252,21 @@ def _batches(rows: list[Row], batch_tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _read_prefixes(parts: Parts, prefixes: list[tuple[int, ...]], costs: Costs) -> object:
-    if not prefixes:
+def _read_shared(parts: Parts, row: Row, shared: list[tuple[int, ...]], costs: Costs) -> object:
+    """The state of what rows share; `row` is any of them."""
+    tokens = parts.collator.collate([row], parts.backbone.tokenizer, shared).shared
+    if tokens is None:
         return None
-    tokens = parts.collator.collate([Row(list(prefix), []) for prefix in prefixes], parts.backbone.tokenizer).tokens
     _count(costs, tokens)
-    return parts.backbone.read_prefix(tokens.to(_device(parts)))
+    return parts.backbone.read_shared(tokens.to(_device(parts)))
 
 
 def _score_batch(
-    parts: Parts, rows: list[Row], prefixes: list[tuple[int, ...]], state: object, costs: Costs
+    parts: Parts, rows: list[Row], shared: list[tuple[int, ...]], state: object, costs: Costs
 ) -> list[list[float]]:
     """Scores of one batch; a batch that does not fit into memory is halved."""
     try:
-        batch = parts.collator.collate(rows, parts.backbone.tokenizer, prefixes)
+        batch = parts.collator.collate(rows, parts.backbone.tokenizer, shared)
         scores = forward(parts, batch.to(_device(parts)), state).tolist()
         _count(costs, batch.tokens)
         return scores
@@ -275,7 +276,7 @@ def _score_batch(
     # only here is the error gone, and with it what its traceback kept in memory
     torch.cuda.empty_cache()
     half = len(rows) // 2
-    return [s for part in (rows[:half], rows[half:]) for s in _score_batch(parts, part, prefixes, state, costs)]
+    return [s for part in (rows[:half], rows[half:]) for s in _score_batch(parts, part, shared, state, costs)]
 
 
 def _count(costs: Costs, tokens: Tokens) -> None:

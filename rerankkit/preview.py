@@ -243,10 +243,10 @@ def _prompts(
 def _ids(batch: Batch, number: int) -> tuple[list[int], list[int]]:
     """The real tokens of a batch's row: those of its prefix, and its own."""
     own = batch.tokens.ids[number][batch.tokens.mask[number].bool()].tolist()
-    if batch.prefix is None or batch.prefix_of is None:
+    if batch.shared is None or batch.shared_of is None:
         return [], own
-    which = int(batch.prefix_of[number])
-    return batch.prefix.ids[which][batch.prefix.mask[which].bool()].tolist(), own
+    which = int(batch.shared_of[number])
+    return batch.shared.ids[which][batch.shared.mask[which].bool()].tolist(), own
 
 
 def _tokens(ids: list[int], roles: Sequence[Role], tokenizer: Any) -> list[Token]:
@@ -278,13 +278,13 @@ def _texts(ids: list[int], tokenizer: Any) -> list[str]:
 
 def _computed(batch: Batch) -> tuple[int, int]:
     """Real tokens and padding of a batch, shared prefixes once."""
-    masks = [tokens.mask for tokens in (batch.tokens, batch.prefix) if tokens is not None]
+    masks = [tokens.mask for tokens in (batch.tokens, batch.shared) if tokens is not None]
     real = sum(int(mask.sum()) for mask in masks)
     return real, sum(mask.numel() for mask in masks) - real
 
 
 def _figures(kind: str, rows: Sequence[Row]) -> Figures:
-    lengths = torch.tensor([float(len(row.prefix) + len(row.ids)) for row in rows])
+    lengths = torch.tensor([float(len(row.shared) + len(row.ids)) for row in rows])
     at = {"5 %": 0.05, "50 %": 0.5, "95 %": 0.95, "longest": 1.0}
     return Figures(
         kind,
@@ -292,5 +292,5 @@ def _figures(kind: str, rows: Sequence[Row]) -> Figures:
         {name: int(lengths.quantile(share, interpolation="nearest")) for name, share in at.items()},
         sum(row.cut_document > 0 for row in rows) / len(rows),
         sum(row.cut_query > 0 for row in rows) / len(rows),
-        statistics.fmean(len(row.prefix) for row in rows),
+        statistics.fmean(len(row.shared) for row in rows),
     )

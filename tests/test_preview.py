@@ -76,9 +76,9 @@ def sequences(batch: Batch) -> list[list[int]]:
     found = []
     for i, mask in enumerate(batch.tokens.mask):
         own = batch.tokens.ids[i, : int(mask.sum())].tolist()
-        if batch.prefix is not None and batch.prefix_of is not None:
-            which = int(batch.prefix_of[i])
-            own = batch.prefix.ids[which, : int(batch.prefix.mask[which].sum())].tolist() + own
+        if batch.shared is not None and batch.shared_of is not None:
+            which = int(batch.shared_of[i])
+            own = batch.shared.ids[which, : int(batch.shared.mask[which].sum())].tolist() + own
         found.append(own)
     return found
 
@@ -125,7 +125,7 @@ def test_the_tokens_are_those_of_the_training_batch(
         assert [prompt["labels"] for prompt in prompts] == [[label] for label in batch.labels[in_batch].tolist()]
         assert [prompt["documents"] for prompt in prompts] == [[0], [1], [2], [3]]
         assert [sum(prompt["counts"].values()) for prompt in prompts] == [len(row) for row in trained]
-        shared = 0 if batch.prefix is None else int(batch.prefix.mask[in_batch].sum())
+        shared = 0 if batch.shared is None else int(batch.shared.mask[in_batch].sum())
         assert {prompt["shared"] for prompt in prompts} == {shared}
         assert (shared > 0) == (template == QUERY_FIRST and not recomputing)
 

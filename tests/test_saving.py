@@ -51,7 +51,7 @@ class Linear:
         self.module = torch.nn.Linear(backbone.module.config.hidden_size, 1)
 
     def score(self, hidden, batch):
-        return self.scale * self.module(hidden[torch.arange(len(hidden)), batch.answer].float())
+        return self.scale * self.module(hidden.states[torch.arange(len(batch.answer)), batch.answer].float())
 '''
 ELSEWHERE = """
 import importlib, json, sys, time

@@ -98,7 +98,7 @@ def test_the_loss_is_that_of_single_documents_forwards(architecture: str, lora: 
     drawn = [groups[1, number] for number in (3, 0, 6)]
     scored = [(tiny.naive_scores(parts, group), group.labels or []) for group in drawn]
     batch = training_batch(parts, drawn)
-    assert batch.prefix is not None  # what a group's prompts share is read once in training, too
+    assert batch.shared is not None  # what a group's prompts share is read once in training, too
     for loss, naive in NAIVE.values():
         found = TrainingModule(parts, loss)(batch)
         assert found["loss"].item() == pytest.approx(naive(scored), abs=1e-4)
@@ -118,7 +118,7 @@ def gradients(architecture: str, lora: Lora | None, recompute: dict[str, Any] | 
     runs = []
     parts.backbone.model.get_decoder().layers[1].mlp.register_forward_pre_hook(lambda *_: runs.append(1))  # type: ignore[attr-defined]
     batch = training_batch(parts, labelled(3))
-    assert (batch.prefix is None) == (recompute is not None)
+    assert (batch.shared is None) == (recompute is not None)
     module.eval()
     module(batch)  # what the backbone checks at its first use is not counted
     module.train()

@@ -11,7 +11,7 @@ from rerankkit.causal_lm import PrefixState
 from rerankkit.errors import InputError, RunError
 from rerankkit.lazy import torch, transformers
 from rerankkit.lora import Lora, adapter_folder, add_lora
-from rerankkit.protocols import Batch, Tokens, Vocabulary
+from rerankkit.protocols import Batch, Hidden, Tokens, Vocabulary
 from rerankkit.registry import registry
 from rerankkit.weights import check_model_name, loading, resolve_model
 
@@ -102,30 +102,32 @@ class HFCausal:
         """The transformers model, inside its adapters where it has some."""
         return self.module.get_base_model() if self._has_adapter else self.module
 
-    def read_prefix(self, prefix: Tokens) -> PrefixState:
-        output = self.model.get_decoder()(input_ids=prefix.ids, attention_mask=prefix.mask, use_cache=True)
+    def read_shared(self, shared: Tokens) -> PrefixState:
+        output = self.model.get_decoder()(input_ids=shared.ids, attention_mask=shared.mask, use_cache=True)
         layers = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
-        return PrefixState(layers, prefix.mask)
+        return PrefixState(layers, shared.mask)
 
-    def hidden(self, batch: Batch, state: Any = None) -> torch.Tensor:
-        """Final hidden states, after the last norm: [rows, length, width]."""
+    def hidden(self, batch: Batch, state: Any = None) -> Hidden:
+        """Final hidden states, after the last norm."""
         decoder, tokens = self.model.get_decoder(), batch.tokens
-        if batch.prefix_of is None:
-            return decoder(input_ids=tokens.ids, attention_mask=tokens.mask, use_cache=False).last_hidden_state
+        if batch.shared_of is None:
+            output = decoder(input_ids=tokens.ids, attention_mask=tokens.mask, use_cache=False)
+            return Hidden(output.last_hidden_state)
         if state is None:
-            assert batch.prefix is not None
-            state = self.read_prefix(batch.prefix)
-        mask = state.mask[batch.prefix_of]  # [rows, prefix length]
+            assert batch.shared is not None
+            state = self.read_shared(batch.shared)
+        mask = state.mask[batch.shared_of]  # [rows, prefix length]
         lengths = mask.sum(1, keepdim=True)
         longest = int(lengths.max())
-        pasts = [(k[:, :, :longest][batch.prefix_of], v[:, :, :longest][batch.prefix_of]) for k, v in state.layers]
-        return decoder(
+        pasts = [(k[:, :, :longest][batch.shared_of], v[:, :, :longest][batch.shared_of]) for k, v in state.layers]
+        output = decoder(
             input_ids=tokens.ids,
             attention_mask=torch.cat([mask[:, :longest], tokens.mask], dim=1),
             position_ids=lengths + torch.arange(tokens.ids.shape[1], device=tokens.ids.device),
             past_key_values=transformers.DynamicCache(pasts),
             use_cache=True,
-        ).last_hidden_state
+        )
+        return Hidden(output.last_hidden_state)
 
     def vocabulary(self, token_ids: Sequence[int]) -> Vocabulary:
         vocabulary = causal_lm.output_rows(self.model, token_ids)

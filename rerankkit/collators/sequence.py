@@ -63,14 +63,14 @@ class SequenceCollator:
             )
         return [self._cut(ids, roles) for ids, roles in tokenize(prompts, tokenizer)]
 
-    def collate(self, rows: Sequence[Row], tokenizer: Any, prefixes: Sequence[tuple[int, ...]] = ()) -> Batch:
+    def collate(self, rows: Sequence[Row], tokenizer: Any, shared: Sequence[tuple[int, ...]] = ()) -> Batch:
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        number = {prefix: i for i, prefix in enumerate(prefixes)}
+        number = {ids: i for i, ids in enumerate(shared)}
         return Batch(
             tokens=_padded([row.ids for row in rows], pad),
             answer=torch.tensor([len(row.ids) - 1 for row in rows]),
-            prefix=_padded(prefixes, pad) if prefixes else None,
-            prefix_of=torch.tensor([number[row.prefix] for row in rows]) if prefixes else None,
+            shared=_padded(shared, pad) if shared else None,
+            shared_of=torch.tensor([number[row.shared] for row in rows]) if shared else None,
         )
 
     def _cut(self, ids: list[int], roles: list[Role]) -> Row:
