@@ -85,8 +85,8 @@ def measure(model: Model, way: str) -> dict[str, float]:
     import psutil
     import torch
 
+    from rerankkit.batches import training_batch
     from rerankkit.losses.softmax_cross_entropy import SoftmaxCrossEntropy
-    from rerankkit.sampling import training_batch
     from rerankkit.trainer import TrainingModule
 
     torch.manual_seed(0)
@@ -126,7 +126,7 @@ def full_logits(module: Any, batch: Any) -> dict[str, Any]:
     """The usual way: all logits, of which two are looked at."""
     import torch
 
-    from rerankkit.sampling import score_matrix
+    from rerankkit.batches import score_matrix
 
     output = module.backbone(input_ids=batch.tokens.ids, attention_mask=batch.tokens.mask, use_cache=False)
     tokenizer = module.parts.backbone.tokenizer

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from rerankkit.errors import RunError
+from rerankkit.errors import InputError, RunError
 from rerankkit.protocols import (
     Ask,
     Asked,
@@ -24,6 +24,7 @@ from rerankkit.protocols import (
     Formatter,
     Group,
     Head,
+    LateInteraction,
     Order,
     Row,
     Strategy,
@@ -103,6 +104,12 @@ def forward(parts: Parts, batch: Batch, state: object = None) -> torch.Tensor:
     return parts.head.score(parts.backbone.hidden(batch, state), batch).float()
 
 
+def forward_all(parts: Parts, batch: Batch) -> torch.Tensor:
+    """Scores of every query of the batch with every row, [queries, rows], float32; for heads of late interaction."""
+    assert isinstance(parts.head, LateInteraction)
+    return parts.head.score_all(parts.backbone.hidden(batch), batch).float()
+
+
 def run(
     parts: Parts, groups: Sequence[Group], settings: Engine, finished: Callable[[], None] = lambda: None
 ) -> tuple[list[Order], Costs]:
@@ -155,6 +162,31 @@ def score(parts: Parts, asks: Sequence[Ask], settings: Engine, costs: Costs) -> 
                 f"{names}; a score that is not finite cannot be ranked (fp16 overflows easily: try bf16 or fp32)"
             )
     return scores
+
+
+def embed(parts: Parts, texts: Sequence[str], kind: str, settings: Engine) -> list[torch.Tensor]:
+    """Token vectors [tokens, dim] of each text, in the order given; for late interaction."""
+    head = parts.head
+    if not isinstance(head, LateInteraction):
+        raise InputError(
+            "token vectors are what late interaction compares, and this reranker's head reads one score off a prompt"
+        )
+    groups = [Group(text, [""]) if kind == "query" else Group("", [text]) for text in texts]
+    rows = encode(parts, [Ask(group, (0,)) for group in groups])
+    sized = [replace(row, ids=list(row.shared)) for row in rows] if kind == "query" else rows
+    found: list[torch.Tensor] = [torch.empty(0)] * len(rows)
+    for numbers in _batches(sized, settings.batch_tokens):
+        batch = collate(parts, [rows[number] for number in numbers]).to(_device(parts))
+        tokens, of = batch.tokens, list(range(len(numbers)))
+        if kind == "query" and batch.shared is not None and batch.shared_of is not None:
+            tokens, of = batch.shared, batch.shared_of.tolist()
+        if tokens.compared is None:
+            raise InputError("token vectors need query and document read apart; use late_interaction.v1")
+        vectors = head.embed(parts.backbone.read_shared(tokens)).float().cpu()
+        compared = tokens.compared.cpu()
+        for number, row in zip(numbers, of, strict=True):
+            found[number] = vectors[row][compared[row]]
+    return found
 
 
 class _Ranking:

@@ -18,6 +18,7 @@ import torch
 import transformers
 
 from rerankkit import engine
+from rerankkit.batches import training_batch
 from rerankkit.checking import component_keys
 from rerankkit.engine import Parts
 from rerankkit.errors import InputError, RunError
@@ -26,7 +27,7 @@ from rerankkit.preview_screen import Example, Figures, Preview, Shown, Token
 from rerankkit.protocols import Ask, Backbone, Batch, Collator, Group, Prompt, Role, Row
 from rerankkit.recipe import Recipe, build, require
 from rerankkit.registry import registry
-from rerankkit.sampling import EpochSampler, TrainingGroups, training_batch
+from rerankkit.sampling import EpochSampler, TrainingGroups
 from rerankkit.typecheck import arguments
 
 SAMPLE = 200

@@ -137,8 +137,8 @@ class Tokens:
         """Some of the rows, without the padding that only the others needed."""
         real = self.mask[rows] if self.compared is None else self.mask[rows] | self.compared[rows].to(self.mask.dtype)
         width = int(real.any(0).nonzero().max()) + 1 if len(rows) else 0
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Tokens(**{name: value if value is None else value[rows, :width] for name, value in parts.items()})
+        types, compared = (value if value is None else value[rows, :width] for value in (self.type_ids, self.compared))
+        return Tokens(self.ids[rows, :width], self.mask[rows, :width], types, compared)
 
     def to(self, device: Any, **options: Any) -> Tokens:
         return _moved(self, device, options)
@@ -250,6 +250,13 @@ class Backbone(Protocol):
     def hidden(self, batch: Batch, state: Any = None) -> Hidden: ...
 
     def save(self, folder: Path) -> None: ...
+
+
+@runtime_checkable
+class Checkpoint(Protocol):
+    """What a backbone adds where it was read from files, so that a head can read its own from beside them."""
+
+    def file(self, name: str) -> Path | None: ...
 
 
 @runtime_checkable

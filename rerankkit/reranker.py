@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -14,7 +14,7 @@ from rerankkit import engine, saving
 from rerankkit.engine import Costs, Parts
 from rerankkit.errors import InputError
 from rerankkit.progress import quiet_libraries
-from rerankkit.protocols import Ask, Group, Ranked
+from rerankkit.protocols import Ask, Group, Head, Pretrained, Ranked
 from rerankkit.recipe import Recipe, build, load_recipe
 from rerankkit.settings import Engine
 
@@ -40,6 +40,8 @@ class Reranker:
         self.costs = Costs()
         """What the last call cost."""
         parts.head.bind(parts.backbone)
+        self.untrained = any(map(_is_random, (parts.backbone, parts.head)))
+        """Whether weights that scores depend on are random: such a reranker can be trained, and does not rank."""
         self.to("cuda" if torch.cuda.is_available() else "cpu")
 
     @classmethod
@@ -96,6 +98,7 @@ class Reranker:
         for number, group in enumerate(groups):
             if not group.query.strip():
                 raise InputError(f"the query of group {group.qid or number} is empty; give it some text")
+        self._require_trained()
         orders, self.costs = engine.run(self.parts, groups, self.settings, finished)
         return [
             [Ranked(position, score, group.docs[position]) for position, score in order[:top_k]]
@@ -110,6 +113,7 @@ class Reranker:
         """
         if len(pairs) == 2 and all(isinstance(text, str) for text in pairs):
             return self.compute_score([[str(text) for text in pairs]], normalize)
+        self._require_trained()
         groups: dict[str, Group] = {}
         asks = []
         for number, pair in enumerate(pairs):
@@ -125,3 +129,35 @@ class Reranker:
         scores = [score for (score,) in engine.score(self.parts, asks, self.settings, self.costs)]
         self.costs.depth, self.costs.seconds = min(len(asks), 1), time.perf_counter() - start
         return torch.tensor(scores, dtype=torch.float64).sigmoid().tolist() if normalize else scores
+
+    def encode(self, texts: Sequence[str], kind: Literal["query", "document"] = "document") -> list[torch.Tensor]:
+        """Token vectors of each text, for late interaction: one [tokens, dim] a text, normalised, float32, without
+        padding and without the tokens that are not compared.
+
+        Args:
+            kind: Queries and documents are encoded differently: their markers, lengths and expansion.
+        """
+        if isinstance(texts, str):
+            raise InputError("encode takes a list of texts; put the one text into a list")
+        if kind not in ("query", "document"):
+            raise InputError(f"kind = {kind!r} must be 'query' or 'document'")
+        self._require_trained()
+        with torch.inference_mode():
+            return engine.embed(self.parts, texts, kind, self.settings)
+
+    def _require_trained(self) -> None:
+        if not self.untrained:
+            return
+        named = [self.recipe.get(f"model.{part}") for part in ("backbone", "head")] if self.recipe else []
+        parts = " and ".join(str(value) for block in named for key, value in block.items() if key.startswith("@"))
+        raise InputError(
+            f"this reranker has new weights that are still random{f' ({parts})' if parts else ''}, so its scores would "
+            "mean nothing: train it first (rerankkit train), name a checkpoint that has these weights, or set "
+            "untrained = False to rank at random all the same"
+        )
+
+
+def _is_random(part: Any) -> bool:
+    if isinstance(part, Pretrained):
+        return part.untrained
+    return isinstance(part, Head) and part.module is not None

@@ -1,4 +1,4 @@
-"""Training groups: drawn anew from a reader's groups in every epoch, and laid out as one batch.
+"""Training groups: drawn anew from a reader's groups in every epoch.
 
 A draw depends on the seed, the epoch and the group alone, never on what was drawn before, so that a resumed training
 sees what an uninterrupted one would have seen.
@@ -9,13 +9,11 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 
-from rerankkit.engine import Parts, collate, encode
 from rerankkit.errors import InputError
-from rerankkit.protocols import Ask, Batch, Group
+from rerankkit.protocols import Group
 from rerankkit.settings import Sampling
 
 logger = logging.getLogger("rerankkit")
@@ -111,29 +109,6 @@ class EpochSampler(torch.utils.data.Sampler[tuple[int, int]]):
         return iter([(self.epoch, number) for number in order])
 
 
-def training_batch(parts: Parts, groups: Sequence[Group]) -> Batch:
-    """The asks of some training groups with their labels, as the loss will see them: [groups, docs]."""
-    width = max(len(group.docs) for group in groups)
-    asks, place = [], []
-    for number, group in enumerate(groups):
-        for docs in parts.strategy.training_asks(group):
-            asks.append(Ask(group, docs))
-            place.append([number * width + position for position in docs])
-    batch = collate(parts, encode(parts, asks))
-    batch.place = torch.tensor(_rectangle(place, -1))
-    batch.labels = torch.tensor(_rectangle([_labels(group) for group in groups], 0), dtype=torch.float32)
-    batch.mask = torch.arange(width) < torch.tensor([len(group.docs) for group in groups]).unsqueeze(1)
-    return batch
-
-
-def score_matrix(scores: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Scores [rows, docs asked] where they belong: [groups, docs], zero where there is none."""
-    assert batch.place is not None and batch.mask is not None
-    real = batch.place >= 0
-    flat = scores.new_zeros(batch.mask.numel()).index_copy(0, batch.place[real], scores[real])
-    return flat.view_as(batch.mask)
-
-
 def _require_sensible(sampling: Sampling) -> None:
     if sampling.group_size < 2:
         raise InputError(f"[sampling] group_size = {sampling.group_size} must be at least 2: a positive and a negative")
@@ -169,8 +144,3 @@ def _negatives(group: Group) -> list[int]:
 
 def _name(group: Group) -> str:
     return f"group {group.qid or group.query[:60]!r}"
-
-
-def _rectangle(rows: Sequence[Sequence[Any]], fill: Any) -> list[list[Any]]:
-    width = max(len(row) for row in rows)
-    return [[*row, *[fill] * (width - len(row))] for row in rows]

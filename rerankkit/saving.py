@@ -94,6 +94,8 @@ def load(cls: type[Reranker], folder: Path, overrides: dict[str, Any], trust_cod
     head = reranker.parts.head.module
     if head is not None:
         _load_head(head, folder / "head.safetensors")
+    reranker.untrained = origin.get("untrained", False)
+    if head is not None:
         reranker.to(next(reranker.parts.backbone.module.parameters()).device)
     return reranker
 
@@ -115,7 +117,13 @@ def _write(reranker: Reranker, recipe: Recipe, folder: Path, notes: str) -> None
             shutil.copyfile(came_from.file, folder / code[-1])
     (folder / "README.md").write_text(_card(recipe, parts, notes), encoding="utf-8")
     files = {str(path.relative_to(folder)): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-    origin = {"rerankkit": __version__, "parts": parts, "code": sorted(set(code)), "files": files}
+    origin = {
+        "rerankkit": __version__,
+        "untrained": reranker.untrained,
+        "parts": parts,
+        "code": sorted(set(code)),
+        "files": files,
+    }
     (folder / ORIGIN).write_text(json.dumps(origin, indent=1), encoding="utf-8")
 
 

@@ -90,13 +90,19 @@ def train(
 
 def _train(recipe: Recipe, args: transformers.TrainingArguments, output: Path, checkpoint: Path | None) -> Reranker:
     seed = args.data_seed if args.data_seed is not None else args.seed
-    groups = TrainingGroups(_groups(recipe, "data.train"), recipe.settings("sampling"), seed)
+    sampling = recipe.settings("sampling")
+    groups = TrainingGroups(_groups(recipe, "data.train"), sampling, seed)
     dev = prepare(_groups(recipe, "data.dev")) if recipe.has("data.dev") else []
     if args.dataloader_num_workers:  # tokenizers' threads and a loader's processes do not go together
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.set_seed(args.seed)
     reranker = Reranker.from_recipe(recipe)
-    module = TrainingModule(reranker.parts, build(recipe, "loss"))
+    module = TrainingModule(
+        reranker.parts,
+        build(recipe, "loss"),
+        recipe.section("training").get("score_chunk"),
+        sampling.in_batch_negatives,
+    )
     trained = sum(weight.numel() for weight in module.trained_weights().values())
     if not trained:
         raise InputError("nothing to train: every weight is frozen")
@@ -105,7 +111,8 @@ def _train(recipe: Recipe, args: transformers.TrainingArguments, output: Path, c
         logger.info("no [data.dev]: nothing is measured, and the weights of the last step are kept")
     # What a part does at its first use only, such as checking itself, must not fall into the first step after a resume.
     engine.run(reranker.parts, [groups[0, 0]], recipe.settings("engine"))
-    trainer = GroupTrainer(module, args, groups, dev, recipe.settings("engine"), recipe.settings("evaluation"))
+    known = groups.is_known if sampling.in_batch_negatives else None
+    trainer = GroupTrainer(module, args, groups, dev, recipe.settings("engine"), recipe.settings("evaluation"), known)
     _together(args)
     if args.should_save:
         _prepare_folder(Path(args.output_dir), recipe, checkpoint)
@@ -122,6 +129,7 @@ def _train(recipe: Recipe, args: transformers.TrainingArguments, output: Path, c
         )
     module.eval()
     module.require_finite(trainer.state.global_step)
+    reranker.untrained = False
     if args.should_save:
         _save(reranker, output, Path(args.output_dir), _notes(trainer, time.perf_counter() - start))
     _together(args)
@@ -130,6 +138,8 @@ def _train(recipe: Recipe, args: transformers.TrainingArguments, output: Path, c
 
 def _arguments(recipe: Recipe, work: Path) -> transformers.TrainingArguments:
     given = dict(recipe.section("training"))
+    if (chunk := given.pop("score_chunk", None)) is not None and chunk < 1:
+        raise InputError(f"[training] score_chunk = {chunk} must be at least 1; leave it out to score a batch at once")
     measures = recipe.settings("evaluation").measures
     for name, remedy in OURS.items():
         if given.get(name):

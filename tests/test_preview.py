@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from rerankkit import causal_lm, engine, trainer
+from rerankkit import engine, pretrained, trainer
 from rerankkit.backbones.hf_causal import hf_causal
 from rerankkit.errors import InputError, RunError
 from rerankkit.evaluate import prepare
@@ -296,13 +296,13 @@ def test_weights_are_read_only_where_a_backbone_cannot_do_without(
 ) -> None:
     recipe = loaded(recipe_file)
     shapes: list[str] = []
-    real = causal_lm.load_shape
+    real = pretrained.load_shape
 
-    def count(name: str, revision: str | None) -> tuple[Any, Any]:
+    def count(auto: Any, name: str, *rest: Any) -> tuple[Any, Any]:
         shapes.append(name)
-        return real(name, revision)
+        return real(auto, name, *rest)
 
-    monkeypatch.setattr(causal_lm, "load_shape", count)
+    monkeypatch.setattr(pretrained, "load_shape", count)
     light = as_dict(recipe)
     monkeypatch.delattr(hf_causal, "without_weights")
     assert as_dict(recipe) == light and len(shapes) == 1

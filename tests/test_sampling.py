@@ -11,9 +11,10 @@ import pytest
 import tiny
 import torch
 
+from rerankkit.batches import score_matrix, training_batch
 from rerankkit.errors import InputError
 from rerankkit.protocols import Asked, Group
-from rerankkit.sampling import EpochSampler, TrainingGroups, score_matrix, training_batch
+from rerankkit.sampling import EpochSampler, TrainingGroups
 from rerankkit.settings import Sampling
 
 

@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from rerankkit import engine
+from rerankkit.batches import training_batch
 from rerankkit.checkpoints import seal
 from rerankkit.engine import Parts
 from rerankkit.errors import RunError
@@ -22,7 +23,7 @@ from rerankkit.losses.binary_cross_entropy import BinaryCrossEntropy
 from rerankkit.losses.ranknet import RankNet
 from rerankkit.losses.softmax_cross_entropy import SoftmaxCrossEntropy
 from rerankkit.protocols import Group
-from rerankkit.sampling import TrainingGroups, training_batch
+from rerankkit.sampling import TrainingGroups
 from rerankkit.settings import Engine, Evaluation, Sampling
 from rerankkit.trainer import GroupTrainer, StopOnInterrupt, TrainingModule, _gathered
 
