@@ -46,13 +46,13 @@ def load_config(name: str, revision: str | None) -> Any:
 
 
 def load_tokenizer(name: str, revision: str | None, config: Any) -> Any:
-    """A model's tokenizer, whose `model_max_length` is no more than the positions that the model has."""
+    """A model's tokenizer. Its `model_max_length` becomes what the model has positions for: what is stored is often
+    what its training happened to cut at, or no limit at all."""
     with loading(name):
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             resolve_model(name), revision=revision or "main", trust_remote_code=False
         )
-    if (limit := _positions(config)) is not None and limit < tokenizer.model_max_length:
-        tokenizer.model_max_length = limit
+    tokenizer.model_max_length = _positions(config) or tokenizer.model_max_length
     return tokenizer
 
 
@@ -123,13 +123,12 @@ def save_model(module: Any, tokenizer: Any, name: str, adapter: Lora | None, fol
 
 
 def _positions(config: Any) -> int | None:
-    """How many tokens a model has positions for, where they are learned; those of RoBERTa's kin begin behind its
-    padding token's."""
-    limit = getattr(config, "max_position_embeddings", None)
-    if not isinstance(limit, int) or getattr(config, "rope_parameters", None) or limit <= 0:
+    """How many tokens a model has positions for, if it says; those of RoBERTa's kin begin behind its padding token."""
+    settings = config.get_text_config()
+    limit = getattr(settings, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
         return None
-    offset = config.pad_token_id + 1 if config.model_type in _COUNT_FROM_PADDING else 0
-    return limit - offset
+    return limit - (settings.pad_token_id + 1 if settings.model_type in _COUNT_FROM_PADDING else 0)
 
 
 _COUNT_FROM_PADDING = {

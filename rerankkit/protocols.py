@@ -279,8 +279,7 @@ class Head(Protocol):
 
 @runtime_checkable
 class Pretrained(Protocol):
-    """What a head or a backbone adds where its own weights may come with a checkpoint: `untrained` says that they did
-    not, and are random. Without it, a head's weights are taken to be random until they are trained or loaded."""
+    """What a head or a backbone adds that refuses to rank with new weights: `untrained` says that some are random."""
 
     untrained: bool
 

@@ -14,7 +14,7 @@ from rerankkit import engine, saving
 from rerankkit.engine import Costs, Parts
 from rerankkit.errors import InputError
 from rerankkit.progress import quiet_libraries
-from rerankkit.protocols import Ask, Group, Head, Pretrained, Ranked
+from rerankkit.protocols import Ask, Group, Pretrained, Ranked
 from rerankkit.recipe import Recipe, build, load_recipe
 from rerankkit.settings import Engine
 
@@ -40,7 +40,7 @@ class Reranker:
         self.costs = Costs()
         """What the last call cost."""
         parts.head.bind(parts.backbone)
-        self.untrained = any(map(_is_random, (parts.backbone, parts.head)))
+        self.untrained = any(isinstance(p, Pretrained) and p.untrained for p in (parts.backbone, parts.head))
         """Whether weights that scores depend on are random: such a reranker can be trained, and does not rank."""
         self.to("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -148,16 +148,9 @@ class Reranker:
     def _require_trained(self) -> None:
         if not self.untrained:
             return
-        named = [self.recipe.get(f"model.{part}") for part in ("backbone", "head")] if self.recipe else []
-        parts = " and ".join(str(value) for block in named for key, value in block.items() if key.startswith("@"))
+        parts = {"classifier": self.parts.backbone, "head": self.parts.head}
+        new = " and ".join(name for name, part in parts.items() if isinstance(part, Pretrained) and part.untrained)
         raise InputError(
-            f"this reranker has new weights that are still random{f' ({parts})' if parts else ''}, so its scores would "
-            "mean nothing: train it first (rerankkit train), name a checkpoint that has these weights, or set "
-            "untrained = False to rank at random all the same"
+            f"the {new or 'head'} of this reranker is new and random, so its scores would mean nothing: train it first "
+            "(rerankkit train), or name a checkpoint that has one; `reranker.untrained = False` ranks all the same"
         )
-
-
-def _is_random(part: Any) -> bool:
-    if isinstance(part, Pretrained):
-        return part.untrained
-    return isinstance(part, Head) and part.module is not None

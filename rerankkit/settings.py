@@ -25,8 +25,8 @@ class Sampling:
     Args:
         group_size: Documents of a training group: one positive and negatives.
         random_negatives: How many of the negatives are other queries' documents; the rest are the query's own.
-        in_batch_negatives: Also compare each query with the documents of the batch's other groups. For late interaction;
-            documents known to be relevant to a query are left out.
+        in_batch_negatives: Also compare each query with the documents of the batch's other groups (late interaction).
+            Documents that are known to be relevant to a query are left out.
         hardest: Only the first so many of a query's own negatives are drawn from; None takes all.
     """
 

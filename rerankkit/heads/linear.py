@@ -33,6 +33,7 @@ class Linear:
             raise InputError(f"linear.v1, dropout: must be at least 0 and below 1, got {dropout}")
         self.pooling, self.dropout, self.bias = pooling, dropout, bias
         self.module: Any = None
+        self.untrained = True
 
     def bind(self, backbone: Backbone) -> None:
         if isinstance(backbone, Classifier):
