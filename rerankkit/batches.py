@@ -10,9 +10,10 @@ import torch
 from rerankkit import engine
 from rerankkit.engine import Parts
 from rerankkit.protocols import Ask, Batch, Group
+from rerankkit.sampling import KnownPositives
 
-Known = Callable[[Group, str, str], bool]
-"""Whether a document, by its text and its id, is known to be relevant to a group's query."""
+Known = Callable[[Group], KnownPositives]
+"""What is known to be relevant to a group's query."""
 
 
 def training_batch(parts: Parts, groups: Sequence[Group], known: Known | None = None) -> Batch:
@@ -71,13 +72,13 @@ def _with_others(
     for number, group in enumerate(groups):
         own = slice(number * width, (number + 1) * width)
         wide[number, own], usable[number, own] = labels[number], mask[number]
-        texts = set(group.docs)
+        texts, relevant = set(group.docs), known(group)
         for other, strangers in enumerate(groups):
             if other == number:
                 continue
             for position, text in enumerate(strangers.docs):
                 docid = strangers.doc_ids[position] if strangers.doc_ids else ""
-                if text in texts or known(group, text, docid):
+                if text in texts or relevant.covers(text, docid):
                     usable[number, other * width + position] = False
     return wide, usable
 

@@ -10,8 +10,10 @@ import copy
 import inspect
 import json
 import statistics
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +30,7 @@ from rerankkit.protocols import Ask, Backbone, Batch, Collator, Group, Prompt, R
 from rerankkit.recipe import Recipe, build, require
 from rerankkit.registry import registry
 from rerankkit.sampling import EpochSampler, TrainingGroups
+from rerankkit.stored_groups import StoredGroups
 from rerankkit.typecheck import arguments
 
 SAMPLE = 200
@@ -60,7 +63,8 @@ def preview(recipe: Recipe, example: int = 0) -> Preview:
     parts.head.bind(parts.backbone)
     found = Preview(str(recipe.path), _described(recipe, "model.collator"), _described(recipe, "model.head"))
     if recipe.has("data.train"):
-        _training(recipe, parts, example, found)
+        with tempfile.TemporaryDirectory() as scratch:
+            _training(recipe, parts, example, found, Path(scratch))
     else:
         found.missing.append("no training example: the recipe has no [data.train]")
     _inference(recipe, parts, example, found)
@@ -118,14 +122,15 @@ def _described(recipe: Recipe, section: str) -> str:
     return f"{name} ({', '.join(listed)})"
 
 
-def _training(recipe: Recipe, parts: Parts, example: int, found: Preview) -> None:
+def _training(recipe: Recipe, parts: Parts, example: int, found: Preview, scratch: Path) -> None:
     """The batches of the first steps: the example out of its own batch, the figures over the first of them."""
     given = recipe.section("training")
     seed, data_seed, size, accumulated = (
         given[name] if name in given else getattr(transformers.TrainingArguments, name)
         for name in ("seed", "data_seed", "per_device_train_batch_size", "gradient_accumulation_steps")
     )
-    groups = TrainingGroups(_groups(recipe, "data.train"), recipe.settings("sampling"), seed)
+    stored = StoredGroups(_groups(recipe, "data.train"), scratch / "train.jsonl")
+    groups = TrainingGroups(stored, recipe.settings("sampling"), seed)
     keys = list(EpochSampler(len(groups), seed if data_seed is None else data_seed))
     if example >= len(keys):
         found.missing.append(f"no training example {example}: [data.train] has {len(keys)}")
@@ -167,7 +172,7 @@ def _inference(recipe: Recipe, parts: Parts, example: int, found: Preview) -> No
     section = next((s for s in ("data.test", "data.dev", "data.train") if recipe.has(s)), None)
     if section is None:
         found.missing.append("no data: the recipe has no [data]; the inference example is made up")
-    groups = prepare(_groups(recipe, section) if section else [MADE_UP])
+    groups = prepare(list(_groups(recipe, section)) if section else [MADE_UP])
     if example >= len(groups):
         found.missing.append(
             f"no inference example {example}: {f'[{section}]' if section else 'what is made up'} has {len(groups)}"
@@ -192,11 +197,13 @@ def _inference(recipe: Recipe, parts: Parts, example: int, found: Preview) -> No
     found.figures.append(_figures("inference", rows))
 
 
-def _groups(recipe: Recipe, section: str) -> list[Group]:
-    groups = list(build(recipe, section))
-    if not groups:
+def _groups(recipe: Recipe, section: str) -> Iterator[Group]:
+    some = False
+    for group in build(recipe, section):
+        some = True
+        yield group
+    if not some:
         raise InputError(f"[{section}] gave no groups")
-    return groups
 
 
 def _first_asks(parts: Parts, group: Group) -> list[Ask]:

@@ -6,8 +6,9 @@ import contextlib
 import logging
 import os
 import shutil
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ from rerankkit.protocols import Group
 from rerankkit.recipe import Recipe, build, fill, load_recipe, require
 from rerankkit.reranker import Reranker
 from rerankkit.sampling import TrainingGroups
+from rerankkit.stored_groups import StoredGroups
 from rerankkit.trainer import GroupTrainer, StopOnInterrupt, TrainingModule
 
 logger = logging.getLogger("rerankkit")
 RECIPE = "recipe.cfg"
 REPLACED = "replaced"
+SCRATCH = "groups-"
 OURS = {
     "remove_unused_columns": "leave it out; there are no columns",
     "logging_nan_inf_filter": "leave it out; a loss that is no number ends the training",
@@ -85,14 +88,19 @@ def train(
         args = _arguments(recipe, work)
         with _quiet_process(args), _folder(work):
             _put_back(output, work)
-            return _train(recipe, args, output, _checkpoint(output, work, resume, overwrite))
+            checkpoint = _checkpoint(output, work, resume, overwrite)
+            with _scratch(args, work) as scratch:
+                return _train(recipe, args, output, checkpoint, scratch)
 
 
-def _train(recipe: Recipe, args: transformers.TrainingArguments, output: Path, checkpoint: Path | None) -> Reranker:
+def _train(
+    recipe: Recipe, args: transformers.TrainingArguments, output: Path, checkpoint: Path | None, scratch: Path
+) -> Reranker:
     seed = args.data_seed if args.data_seed is not None else args.seed
     sampling = recipe.settings("sampling")
-    groups = TrainingGroups(_groups(recipe, "data.train"), sampling, seed)
-    dev = prepare(_groups(recipe, "data.dev")) if recipe.has("data.dev") else []
+    stored = StoredGroups(_groups(recipe, "data.train"), scratch / "train.jsonl")
+    groups = TrainingGroups(stored, sampling, seed)
+    dev = prepare(list(_groups(recipe, "data.dev"))) if recipe.has("data.dev") else []
     if args.dataloader_num_workers:  # tokenizers' threads and a loader's processes do not go together
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.set_seed(args.seed)
@@ -111,7 +119,7 @@ def _train(recipe: Recipe, args: transformers.TrainingArguments, output: Path, c
         logger.info("no [data.dev]: nothing is measured, and the weights of the last step are kept")
     # What a part does at its first use only, such as checking itself, must not fall into the first step after a resume.
     engine.run(reranker.parts, [groups[0, 0]], recipe.settings("engine"))
-    known = groups.is_known if sampling.in_batch_negatives else None
+    known = groups.known_positives if sampling.in_batch_negatives else None
     trainer = GroupTrainer(module, args, groups, dev, recipe.settings("engine"), recipe.settings("evaluation"), known)
     _together(args)
     if args.should_save:
@@ -200,6 +208,24 @@ def _folder(work: Path) -> Iterator[None]:
             work.rmdir()
 
 
+@contextlib.contextmanager
+def _scratch(args: transformers.TrainingArguments, work: Path) -> Iterator[Path]:
+    """A folder of this process for the groups to train on; what a killed training left of its own goes first."""
+    if args.should_save:
+        for left in work.glob(f"{SCRATCH}*"):
+            _remove(left)
+    _together(args)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=work, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _checkpoint(output: Path, work: Path, resume: bool, overwrite: bool) -> Path | None:
     """Where to go on from, if at all; refuses to touch what an earlier training left unless told what to do."""
     if not overwrite:
@@ -220,8 +246,9 @@ def _prepare_folder(work: Path, recipe: Recipe, checkpoint: Path | None) -> None
     """Clear what an earlier training left, or say how the recipe differs from that of the one gone on with."""
     text = fill(recipe)
     if checkpoint is None:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
+        for entry in work.iterdir():
+            if not entry.name.startswith(SCRATCH):  # what all processes are about to train on
+                _remove(entry)
     elif (work / RECIPE).is_file():
         before = (work / RECIPE).read_text(encoding="utf-8").splitlines()
         if changed := [line for line in text.splitlines() if line not in before]:
@@ -264,11 +291,13 @@ def _together(args: transformers.TrainingArguments) -> None:
         torch.distributed.barrier()
 
 
-def _groups(recipe: Recipe, section: str) -> Sequence[Group]:
-    groups = list(build(recipe, section))
-    if not groups:
+def _groups(recipe: Recipe, section: str) -> Iterator[Group]:
+    some = False
+    for group in build(recipe, section):
+        some = True
+        yield group
+    if not some:
         raise InputError(f"[{section}] gave no groups")
-    return groups
 
 
 class _Report(transformers.TrainerCallback):
