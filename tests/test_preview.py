@@ -108,7 +108,7 @@ def test_the_tokens_are_those_of_the_training_batch(
     captured: list[Batch] = []
     real = trainer.training_batch
 
-    def capture(parts: Any, groups: Any) -> Batch:
+    def capture(parts: Any, groups: Any, known: Any = None) -> Batch:
         captured.append(real(parts, groups))
         return captured[-1]
 
