@@ -43,7 +43,7 @@ class TrainingGroups(torch.utils.data.Dataset[Group]):
 
     A positive has a label above 0. Where there are teacher's scores in place of labels, the teacher's best document is
     the positive, whatever its score. The given groups are read once at the start and one at a time afterwards; what is
-    held of them takes some fifty bytes for each positive.
+    held of them takes some hundred bytes for each positive.
     """
 
     def __init__(self, groups: Sequence[Group], sampling: Sampling, seed: int) -> None:
@@ -59,17 +59,18 @@ class TrainingGroups(torch.utils.data.Dataset[Group]):
                 continue
             self._count(group, counts)
             first_of.append(len(group_of))
-            query = fingerprint(group.query)
             for position in positives:
                 group_of.append(number)
                 position_of.append(position)
-                text = fingerprint(group.docs[position])
-                self._relevant_texts.add(query, text)
-                if docid := _docid(group, position):
-                    self._relevant_ids.add(query, fingerprint(docid))
+                text, docid = fingerprint(group.docs[position]), _docid(group, position)
+                if docid:
                     texts_of_ids.add(fingerprint(docid), text)
-            for docid, grade in (group.judged or {}).items():
-                if grade > 0:
+                for query in _queries(group):
+                    self._relevant_texts.add(query, text)
+                    if docid:
+                        self._relevant_ids.add(query, fingerprint(docid))
+            for docid in (docid for docid, grade in (group.judged or {}).items() if grade > 0):
+                for query in _queries(group):
                     self._relevant_ids.add(query, fingerprint(docid))
         if not group_of:
             raise InputError("the training data has no group with a positive document (a label above 0)")
@@ -77,8 +78,12 @@ class TrainingGroups(torch.utils.data.Dataset[Group]):
         self._group_of, self._position_of, self._first_of = map(np.array, (group_of, position_of, first_of))
         for table in (self._relevant_texts, self._relevant_ids, texts_of_ids):
             table.seal()
-        self._ids_name_documents = texts_of_ids.has_one_value_each()
         self._report(counts)
+        if not texts_of_ids.has_one_value_each():
+            logger.warning(
+                "some document ids of the training data stand for several texts; documents of the same id count as the "
+                "same, so give each document an id of its own, or leave the ids out"
+            )
 
     def __len__(self) -> int:
         return len(self._group_of if self._sampling.unfold_each_positive else self._first_of)
@@ -104,19 +109,16 @@ class TrainingGroups(torch.utils.data.Dataset[Group]):
         return Group(group.query, texts, labels, qid=group.qid, doc_ids=ids if any(ids) else None)
 
     def known_positives(self, group: Group) -> KnownPositives:
-        """What any of the data says to be relevant for the query of a group, by the query's text.
-
-        Ids are left out where one id stands for several texts: such ids count within a row, and tell nothing outside.
-        """
-        query = fingerprint(group.query)
-        ids = self._relevant_ids[query] if self._ids_name_documents else frozenset()
-        return KnownPositives(ids, self._relevant_texts[query])
+        """What any of the data says to be relevant for the query of a group, by the query's text or by its id."""
+        queries = _queries(group)
+        return KnownPositives(
+            frozenset().union(*(self._relevant_ids[query] for query in queries)),
+            frozenset().union(*(self._relevant_texts[query] for query in queries)),
+        )
 
     def _strangers(self, group: Group, wanted: int, draw: random.Random) -> list[tuple[str, str]]:
         """Text and id of other queries' positives that are not among this query's own documents."""
-        known = self.known_positives(group)
-        texts = set(group.docs)
-        ids = set(group.doc_ids or ()) if self._ids_name_documents else set()
+        known, texts, ids = self.known_positives(group), set(group.docs), set(group.doc_ids or ()) - {""}
         found: list[tuple[str, str]] = []
         for _ in range(10 * wanted):  # where other queries have too few documents, the group stays smaller
             which = draw.randrange(len(self._group_of))
@@ -124,6 +126,7 @@ class TrainingGroups(torch.utils.data.Dataset[Group]):
             text, docid = other.docs[position], _docid(other, position)
             if text not in texts and docid not in ids and not known.covers(text, docid):
                 texts.add(text)
+                ids.update({docid} - {""})
                 found.append((text, docid))
                 if len(found) == wanted:
                     break
@@ -158,11 +161,6 @@ class TrainingGroups(torch.utils.data.Dataset[Group]):
                 "[sampling] random_negatives draws some from other queries",
                 counts["alone"],
                 used,
-            )
-        if not self._ids_name_documents:
-            logger.warning(
-                "some document ids of the training data stand for several texts, so documents of different groups are "
-                "told apart by their text alone"
             )
 
 
@@ -224,6 +222,11 @@ def _negatives(group: Group) -> list[int]:
         (best,) = _positives(group)
         return [position for position in range(len(group.docs)) if position != best]
     return [position for position, label in enumerate(_labels(group)) if label <= 0]
+
+
+def _queries(group: Group) -> list[int]:
+    """What a group's query is known by: its text and, where it has one, its id."""
+    return [fingerprint(group.query), *([fingerprint(f"qid\0{group.qid}")] if group.qid else [])]
 
 
 def _docid(group: Group, position: int) -> str:
