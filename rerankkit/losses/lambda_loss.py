@@ -38,7 +38,8 @@ class LambdaLoss:
             gain, over its pairs with all others.
         sigma: Steepness; the scores' differences are multiplied by it.
         mu: Share of ndcg_loss2 in ndcg_loss2pp.
-        k: Only pairs with a document in the current first k count, and the ideal DCG is that at k.
+        k: Only pairs with a document in the current first k (or equal to one there) count, and the ideal DCG is that at
+            k. A relevant document far down thus still learns.
 
     Source: Wang et al. 2018, "The LambdaLoss Framework for Ranking Metric Optimization", CIKM; lambda_rank as in Burges
         2010, "From RankNet to LambdaRank to LambdaMART: An Overview".
@@ -61,14 +62,14 @@ class LambdaLoss:
     def __call__(self, scores: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         scores, labels = scores.masked_fill(~mask, 0.0), labels.to(scores.dtype).masked_fill(~mask, 0.0)
         gain = gains(labels, mask, self.k)  # [groups, docs]
-        ranks = _ranks(scores.detach(), labels, mask)
+        first, ranks = _ranks(scores.detach(), labels, mask)
         pairs = mask.unsqueeze(2) & mask.unsqueeze(1)  # [groups, docs, docs]: row before column
         if self.weighting == "ndcg_loss1":
             pairs = pairs & (gain.unsqueeze(2) > 0) & ~torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)
         else:
             pairs = pairs & (labels.unsqueeze(2) > labels.unsqueeze(1))
         if self.k is not None:
-            pairs = pairs & (torch.minimum(ranks.unsqueeze(2), ranks.unsqueeze(1)) <= self.k)
+            pairs = pairs & (torch.minimum(first.unsqueeze(2), first.unsqueeze(1)) <= self.k)
         differences = self.sigma * (scores.unsqueeze(2) - scores.unsqueeze(1))
         losses = torch.nn.functional.softplus(-differences) / math.log(2)
         losses = (losses * self._weights(gain, ranks)).masked_fill(~pairs, 0.0)
@@ -88,10 +89,12 @@ class LambdaLoss:
         return change * (gain.unsqueeze(2) - gain.unsqueeze(1)).abs()
 
 
-def _ranks(scores: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Ranks by scores, of equal scores the lowest label first. [groups, docs]"""
+def _ranks(scores: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ranks by scores, of equal scores the lowest label first: the first and the mean rank of each document and those
+    equal to it. [groups, docs]"""
     mine, other, exists = scores.unsqueeze(2), scores.unsqueeze(1), mask.unsqueeze(1)
     lower, alike = labels.unsqueeze(1) < labels.unsqueeze(2), labels.unsqueeze(1) == labels.unsqueeze(2)
     above = ((other > mine) | (other == mine) & lower) & exists
-    tied = (other == mine) & alike & exists
-    return above.sum(-1).to(scores.dtype) + (tied.sum(-1).clamp(min=1).to(scores.dtype) + 1) / 2
+    equal = (other == mine) & alike & exists
+    first = above.sum(-1).to(scores.dtype) + 1
+    return first, first + (equal.sum(-1).clamp(min=1).to(scores.dtype) - 1) / 2

@@ -19,8 +19,9 @@ ROUNDS = 30  # of Sinkhorn scaling, as in the paper; no early stop, so that a gr
 class NeuralNDCG:
     """1 - nDCG@k of the gains as the deterministic NeuralSort matrix of the scores sorts them.
 
-    The matrix is Sinkhorn-scaled, or a document could fill several places and nDCG exceed 1. Gains are 2^label - 1; a
-    label below 0 gains nothing. Averaged over the groups whose gains differ: in the others every order is as good.
+    The matrix is Sinkhorn-scaled, or a document could fill several places and nDCG exceed 1 by far; it still can by
+    some thousandths. Gains are 2^label - 1; a label below 0 gains nothing. Averaged over the groups whose gains differ:
+    in the others every order is as good.
 
     Recipe:
         [loss]
