@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rerankkit.bounds import above_zero
 from rerankkit.errors import InputError
 from rerankkit.lazy import torch
-from rerankkit.bounds import above_zero
 from rerankkit.registry import registry
 
 

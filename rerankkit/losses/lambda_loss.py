@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from rerankkit.bounds import above_zero
 from rerankkit.errors import InputError
 from rerankkit.lazy import torch
-from rerankkit.bounds import above_zero
 from rerankkit.listwise import discount, gains
 from rerankkit.registry import registry
 
