@@ -147,6 +147,8 @@ def _in_words(path: str, error: Exception) -> InputError | RunError:
         return InputError(f"{path} brings code of its own, which is not run; use it in a form such as parquet")
     if isinstance(error, ValueError) and "onfig" in text and (names := re.search(r"\[.*?\]", text)):
         return InputError(f"{path} has several configs, of which `config` must name one: {names[0]}")
+    if "corresponds to no data" in text:
+        return InputError(f"{path}: this split has no rows")
     if isinstance(error, ConnectionError) or "offline" in text.lower():
         return RunError(
             f"{path!r} is neither a file, nor a folder, nor in the cache, and the hub cannot be reached: check "

@@ -89,8 +89,9 @@ class _Array:
         try:
             self._text += self._decoder.decode(data, self._ended)
         except UnicodeDecodeError as error:
-            raise self._wrong(
-                len(self._text), f"not UTF-8 ({error.reason}) hereafter; save the file as UTF-8"
+            number = self._number(len(self._text)) + error.object.count(b"\n", 0, error.start)
+            raise InputError(
+                f"{self._path}:{number}: byte 0x{error.object[error.start]:02x} is not UTF-8; save the file as UTF-8"
             ) from None
 
     def _number(self, position: int) -> int:
