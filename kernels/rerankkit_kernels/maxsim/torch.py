@@ -14,8 +14,10 @@ BLOCK = 16
 """Tokens of a packed document that a maximum takes together. Documents packed to a multiple of it need no gather."""
 COLUMNS = 1024
 """Query tokens of a product, unless one query has more."""
-CPU_ELEMENTS, GPU_ELEMENTS = 1 << 20, 1 << 25
+CPU_ELEMENTS, GPU_ELEMENTS = 1 << 21, 1 << 25
 """Similarities held at once: on a CPU what stays in its cache, on a GPU what keeps it busy."""
+PIECE = 4096
+"""Rows of one product in a batch. oneDNN's bfloat16 products of more are half as fast."""
 WINNERS = 1 << 17
 """Winners that the backward pass sorts at once."""
 Index = slice | torch.Tensor
@@ -73,9 +75,9 @@ def forward(
             if q_mask is not None:
                 absent = absent | ~(q_mask[queries] if owner is None else q_mask[owner[pairs]].unsqueeze(1))
             if rescored and place is not None:
-                rows = d.reshape(-1, d.shape[-1])[start[pairs, None, None] + place]  # [n, m, Lq, dim]
-                own = q[queries] if owner is None else q[owner[pairs]].unsqueeze(1)
-                best = (rows.to(wide) * own.to(wide)).sum(-1)
+                own = q[queries].unsqueeze(0) if owner is None else q[owner[pairs]].unsqueeze(1)
+                own = own.expand(len(best), -1, -1, -1)  # [n, m, Lq, dim]
+                _rescore(best, d.reshape(-1, d.shape[-1]), start[pairs, None, None] + place, own)
             scores[queries, pairs] = best.masked_fill_(absent, 0.0).sum(-1).T
             if winners and place is not None:
                 places[pairs, queries] = place.masked_fill_(absent, -1).to(winners)
@@ -152,8 +154,8 @@ class Product:
         self._buffers: dict[str, torch.Tensor] = {}
 
     def at_once(self, length: int, columns: int) -> int:
-        """How many documents of this length make a block; a winner's row of d counts, too."""
-        return max(1, self.elements // (max(length, self.q.shape[2]) * columns))
+        """How many documents of this length make a block."""
+        return max(1, self.elements // (length * columns))
 
     def together(self, queries: slice) -> torch.Tensor:
         """The tokens of several queries side by side. [1, dim, r]"""
@@ -164,7 +166,14 @@ class Product:
         if rows.dtype != self.dtype:
             rows = self.buffer("rows", rows.shape, self.dtype).copy_(rows)
         shape = (*rows.shape[:2], columns.shape[2])
-        found = torch.bmm(rows, columns, out=self.buffer("product", shape, self.dtype))
+        found = self.buffer("product", shape, self.dtype)
+        piece = PIECE if len(rows) == 1 else shape[1]
+        whole = shape[1] // piece * piece
+        if whole:
+            many = rows[:, :whole].view(-1, piece, rows.shape[2])
+            torch.bmm(many, columns.expand(len(many), -1, -1), out=found[:, :whole].view(-1, piece, shape[2]))
+        if whole < shape[1]:
+            torch.bmm(rows[:, whole:], columns, out=found[:, whole:])
         # a maximum over bfloat16 is many times slower on a CPU than the copy
         return found if self.dtype == self.wide else self.buffer("wide", shape, self.wide).copy_(found)
 
@@ -230,6 +239,12 @@ def _listed(
         tokens = _padded_tokens(start[pairs], length[pairs], len(d))  # [n, longest]
         best, place = _best(product(d[tokens], product.columns[owner[pairs]]), wanted)
         yield pairs, slice(0, 1), best, place
+
+
+def _rescore(best: torch.Tensor, d: torch.Tensor, rows: torch.Tensor, q: torch.Tensor) -> None:
+    """Computes the similarities of the winners [n, m, Lq], which are these rows of d, again in best's precision."""
+    for some in _steps(len(best), CPU_ELEMENTS // (rows[0].numel() * d.shape[1])):
+        torch.sum(d[rows[some]].to(best.dtype) * q[some].to(best.dtype), -1, out=best[some])
 
 
 def _best(found: torch.Tensor, wanted: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
