@@ -86,3 +86,30 @@ def _written(model_class: Any, name: str, dropout: float, labels: int = 1) -> Pa
     tokenizer().save_pretrained(folder)
     assert json.loads((folder / "config.json").read_text())["architectures"] == [model_class.__name__]
     return folder
+
+
+KINDS = {
+    "classifier": ("pair.v1", 'hf_classifier.v1"\nname = "{classifier}', "logit.v1"),
+    "linear": ("pair.v1", 'hf_encoder.v1"\nname = "{encoder}', 'linear.v1"\npooling = "mean'),
+    "colbert": ("late_interaction.v1", 'hf_encoder.v1"\nname = "{encoder}', 'maxsim.v1"\nsimilarity = "mean'),
+}
+"""Collator, backbone and head of each kind of encoder reranker."""
+
+
+def model_sections(kind: str, lora: str = "", dropout: float = 0.0) -> str:
+    """The [model] of a recipe.
+
+    Args:
+        lora: What stands in [model.backbone.lora]; empty for no LoRA.
+    """
+    collator, backbone, head = KINDS[kind]
+    names = {"classifier": classifier(dropout=dropout), "encoder": encoder(dropout)}
+    parts = {
+        "formatter": '@formatters = "pair.v1"',
+        "collator": f'@collators = "{collator}"',
+        "backbone": f'@backbones = "{backbone}"'.format(**names),
+        **({"backbone.lora": lora} if lora else {}),
+        "head": f'@heads = "{head}"',
+        "strategy": '@strategies = "pointwise.v1"',
+    }
+    return "[model]\n" + "".join(f"[model.{name}]\n{text}\n" for name, text in parts.items())
