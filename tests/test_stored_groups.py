@@ -8,15 +8,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tiny_training as run
 import torch
 
-from rerankkit.errors import RunError
+from rerankkit.errors import InputError, RunError
 from rerankkit.protocols import Group
 from rerankkit.sampling import EpochSampler, TrainingGroups
 from rerankkit.settings import Sampling
 from rerankkit.stored_groups import StoredGroups
+from rerankkit.trainer import GroupTrainer
+from rerankkit.training import train
 
 GIVEN = [
     Group("q", ["a\n", "b\u2028", "\ud800 half"], [1, 0, 0.1 + 0.2], [1e-300, -2.5, 3], "1", ["x", "y", "z"]),
@@ -83,6 +87,35 @@ def test_a_full_disk_is_said_and_a_readers_own_error_is_not_taken_for_one(tmp_pa
         StoredGroups(lost(), tmp_path / "groups")
 
 
+def test_groups_lie_on_disk_while_they_are_trained_on(tmp_path: Path) -> None:
+    work = tmp_path / "out.training"
+    (work / "groups-of-a-killed-training").mkdir(parents=True)
+    looked: list[list[str]] = []
+    seen: list[GroupTrainer] = []
+    original = GroupTrainer.train
+
+    def look(self: GroupTrainer, *args: Any, **options: Any) -> Any:
+        seen.append(self)
+        looked.append(sorted(str(path.relative_to(work)) for path in work.glob("groups-*/*")))
+        return original(self, *args, **options)
+
+    settings = {
+        "max_steps": 2, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False,
+        "dataloader_num_workers": 2,
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GroupTrainer, "train", look)
+        train(run.recipe(tmp_path / "recipe", settings, {"unfold_each_positive": True}), tmp_path / "out")
+    ((found,),) = looked
+    assert found.endswith("/train.jsonl") and "killed" not in found
+    assert isinstance(seen[0].train_dataset._groups, StoredGroups)
+    assert not work.exists() and (tmp_path / "out").is_dir()
+    broken = run.recipe(tmp_path / "broken", settings, {"learn_from": "teacher_scores"})
+    with pytest.raises(InputError, match="has no teacher_scores, which"):
+        train(broken, tmp_path / "other")
+    assert not (tmp_path / "other.training").exists()
+
+
 MEASURE = """
 import re, sys
 from pathlib import Path
@@ -90,6 +123,8 @@ from rerankkit.readers.jsonl import Jsonl
 from rerankkit.sampling import EpochSampler, TrainingGroups
 from rerankkit.settings import Sampling
 from rerankkit.stored_groups import StoredGroups
+from rerankkit.trainer import GroupTrainer
+from rerankkit.training import train
 
 def draw(path, folder):
     groups = StoredGroups(Jsonl(path), Path(folder))

@@ -21,7 +21,6 @@ from rerankkit.protocols import Batch
 from rerankkit.readers.jsonl import Jsonl
 from rerankkit.recipe import load_recipe
 from rerankkit.reranker import Reranker
-from rerankkit.stored_groups import StoredGroups
 from rerankkit.trainer import GroupTrainer
 from rerankkit.training import train
 
@@ -384,27 +383,3 @@ def test_training_in_a_thread_that_is_not_the_main_one(tmp_path: Path) -> None:
     recipe = run.recipe(tmp_path / "recipe", {**SHORT, "max_steps": 1})
     with ThreadPoolExecutor(1) as pool:
         assert isinstance(pool.submit(train, recipe, tmp_path / "out").result(), Reranker)
-
-
-def test_groups_lie_on_disk_while_they_are_trained_on(tmp_path: Path, seen: list[GroupTrainer]) -> None:
-    work = tmp_path / "out.training"
-    (work / "groups-of-a-killed-training").mkdir(parents=True)
-    looked: list[list[str]] = []
-    original = GroupTrainer.train
-
-    def look(self: GroupTrainer, *args: Any, **options: Any) -> Any:
-        looked.append(sorted(str(path.relative_to(work)) for path in work.glob("groups-*/*")))
-        return original(self, *args, **options)
-
-    settings = {**SHORT, "dataloader_num_workers": 2}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GroupTrainer, "train", look)
-        train(run.recipe(tmp_path / "recipe", settings, {"unfold_each_positive": True}), tmp_path / "out")
-    ((found,),) = looked
-    assert found.endswith("/train.jsonl") and "killed" not in found
-    assert isinstance(seen[0].train_dataset._groups, StoredGroups)
-    assert not work.exists() and (tmp_path / "out").is_dir()
-    broken = run.recipe(tmp_path / "broken", settings, {"learn_from": "teacher_scores"})
-    with pytest.raises(InputError, match="has no teacher_scores, which"):
-        train(broken, tmp_path / "other")
-    assert not (tmp_path / "other.training").exists()
