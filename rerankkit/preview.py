@@ -241,7 +241,7 @@ def _prompts(
                 shared=len(prefix),
                 cut_query=row.cut_query,
                 cut_document=row.cut_document,
-                answer=len(prefix) + int(batch.answer[number]),
+                answer=None if batch.tokens.compared is not None else len(prefix) + int(batch.answer[number]),
                 tokens=_tokens(prefix + own, row.roles, tokenizer) if len(prompts) < in_full else None,
             )
         )
