@@ -15,14 +15,12 @@ and their memory goes back when they do.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-import threading
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from measuring import ENVIRONMENT, ROOT, SMALL, print_table
+from measuring import SMALL, PeakMemory, in_a_process, print_table
 
 GROUPS, DOCUMENTS, LENGTH = (2, 2, 64) if SMALL else (4, 4, 256)
 SMOLLM2 = "embedded:smollm2-135m-instruct"
@@ -53,7 +51,7 @@ WAYS = ("full", "ours")
 def test_memory_of_a_training_step() -> None:
     rows, wrong = [], []
     for name, model in MODELS.items():
-        full, ours = (in_a_process(name, way) for way in WAYS)
+        full, ours = (in_a_process(__file__, name, way) for way in WAYS)
         assert ours["loss"] == pytest.approx(full["loss"], rel=1e-3)
         assert ours["gradient"] == pytest.approx(full["gradient"], rel=1e-2)
         ratio = ours["peak"] / full["peak"]
@@ -69,15 +67,6 @@ def test_memory_of_a_training_step() -> None:
         "GB. The last two are the step's peak over what was resident before it.",
     )
     assert SMALL or not wrong, wrong
-
-
-def in_a_process(name: str, way: str) -> dict[str, float]:
-    environment = ENVIRONMENT | {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
-    done = subprocess.run(
-        [sys.executable, __file__, name, way], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def measure(model: Model, way: str) -> dict[str, float]:
@@ -178,28 +167,6 @@ def group(number: int, documents: int, words: int) -> Any:
 
     docs = [" ".join(f"word{number * position + place}" for place in range(words)) for position in range(documents)]
     return Group(f"what is word {number}?", docs, [1.0] + [0.0] * (documents - 1))
-
-
-class PeakMemory:
-    """Samples this process's resident memory every millisecond."""
-
-    def __enter__(self) -> PeakMemory:
-        self.peak = 0
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._sample)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        import psutil
-
-        process = psutil.Process()
-        while not self._done.wait(0.001):
-            self.peak = max(self.peak, process.memory_info().rss)
 
 
 if __name__ == "__main__":

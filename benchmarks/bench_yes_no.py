@@ -20,12 +20,13 @@ import transformers
 from measuring import SMALL, THREADS, interleaved, print_table
 
 from rerankkit import engine
-from rerankkit.backbones.hf_causal import DTYPES, HFCausal, hf_causal
+from rerankkit.backbones.hf_causal import HFCausal, hf_causal
 from rerankkit.collators.sequence import SequenceCollator
 from rerankkit.embedded import embedded_model
 from rerankkit.engine import Parts
 from rerankkit.formatters.pointwise import Pointwise as Template
 from rerankkit.heads.yes_no import yes_no
+from rerankkit.pretrained import DTYPES
 from rerankkit.protocols import Ask, Backbone, Batch, Group, Row
 from rerankkit.readers.stdlib_docs import StdlibDocs
 from rerankkit.reranker import Reranker

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -34,6 +35,10 @@ from rerankkit.settings import Engine
 
 ACTIVE_GROUPS = 256
 """How many queries are worked on at once: enough to fill batches, few enough to hold their tokens in memory."""
+ASKS_AT_ONCE = 4096
+"""How many asks are put together before they are scored: enough that they can be sorted into full batches."""
+ENCODED_AT_ONCE = 1024
+"""How many asks are tokenized at once, while those before them are computed."""
 SHORTEST_PREFIX = 8
 
 
@@ -118,9 +123,11 @@ def run(
     rankings = [_Ranking(group, parts.strategy.rank(group)) for group in groups]
     waiting, active = rankings[::-1], list[_Ranking]()
     while waiting or active:
-        while waiting and len(active) < ACTIVE_GROUPS:
+        asked = sum(len(ranking.asks) for ranking in active)
+        while waiting and len(active) < ACTIVE_GROUPS and asked < ASKS_AT_ONCE:
             active.append(waiting.pop())
             active[-1].start()
+            asked += len(active[-1].asks)
         asking = [ranking for ranking in active if ranking.order is None]
         scores = iter(score(parts, [Ask(r.group, docs) for r in asking for docs in r.asks], settings, costs))
         for ranking in asking:
@@ -136,9 +143,35 @@ def run(
 
 def score(parts: Parts, asks: Sequence[Ask], settings: Engine, costs: Costs) -> list[list[float]]:
     """Scores of each ask, in the order given: one for each of its documents."""
-    if not asks:
-        return []
-    rows = encode(parts, asks)
+    scores = [values for rows in _encoded_ahead(parts, asks) for values in _score_rows(parts, rows, settings, costs)]
+    for ask, values in zip(asks, scores, strict=True):
+        if len(values) != len(ask.docs):
+            raise RunError(f"the head gave {len(values)} scores to a prompt of {len(ask.docs)} documents")
+        if not all(map(math.isfinite, values)):
+            names = [(ask.group.doc_ids or ask.group.docs)[position][:60] for position in ask.docs]
+            raise RunError(
+                f"the model gave the score {values} to query {ask.group.qid or ask.group.query[:60]!r}, document "
+                f"{names}; a score that is not finite cannot be ranked (fp16 overflows easily: try bf16 or fp32)"
+            )
+    return scores
+
+
+def _encoded_ahead(parts: Parts, asks: Sequence[Ask]) -> Iterator[list[Row]]:
+    """The rows of the asks, some at a time; the next ones are made while the caller works on these."""
+    pieces = [asks[start : start + ENCODED_AT_ONCE] for start in range(0, len(asks), ENCODED_AT_ONCE)]
+    if len(pieces) < 2:
+        yield from (encode(parts, piece) for piece in pieces)
+        return
+    with ThreadPoolExecutor(max_workers=1) as tokenizing:
+        ahead = tokenizing.submit(encode, parts, pieces[0])
+        for piece in pieces[1:]:
+            rows, ahead = ahead.result(), tokenizing.submit(encode, parts, piece)
+            yield rows
+        yield ahead.result()
+
+
+def _score_rows(parts: Parts, rows: list[Row], settings: Engine, costs: Costs) -> list[list[float]]:
+    """Scores of some rows, in their order, in batches of like length."""
     costs.prompts += len(rows)
     costs.cut_documents += sum(row.cut_document > 0 for row in rows)
     costs.cut_queries += sum(row.cut_query > 0 for row in rows)
@@ -152,15 +185,6 @@ def score(parts: Parts, asks: Sequence[Ask], settings: Engine, costs: Costs) -> 
                 found = _score_batch(parts, [chunk[i] for i in batch], shared, state, costs)
                 for i, values in zip(batch, found, strict=True):
                     scores[numbers[i]] = values
-    for ask, values in zip(asks, scores, strict=True):
-        if len(values) != len(ask.docs):
-            raise RunError(f"the head gave {len(values)} scores to a prompt of {len(ask.docs)} documents")
-        if not all(map(math.isfinite, values)):
-            names = [(ask.group.doc_ids or ask.group.docs)[position][:60] for position in ask.docs]
-            raise RunError(
-                f"the model gave the score {values} to query {ask.group.qid or ask.group.query[:60]!r}, document "
-                f"{names}; a score that is not finite cannot be ranked (fp16 overflows easily: try bf16 or fp32)"
-            )
     return scores
 
 

@@ -15,7 +15,7 @@ from rerankkit.weights import check_model_name, loading, resolve_model
 
 Dtype = Literal["fp32", "bf16", "fp16", "auto"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"]
-_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "auto": "auto"}
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "auto": "auto"}
 
 
 def load_model(
@@ -27,7 +27,7 @@ def load_model(
         model, report = auto_class.from_pretrained(
             path,
             config=config,
-            dtype=_DTYPES[dtype],
+            dtype=DTYPES[dtype],
             attn_implementation=None if attention == "auto" else attention,
             revision=revision or "main",
             trust_remote_code=False,

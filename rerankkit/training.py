@@ -148,6 +148,11 @@ def _arguments(recipe: Recipe, work: Path) -> transformers.TrainingArguments:
     given = dict(recipe.section("training"))
     if (chunk := given.pop("score_chunk", None)) is not None and chunk < 1:
         raise InputError(f"[training] score_chunk = {chunk} must be at least 1; leave it out to score a batch at once")
+    if given.get("max_steps", -1) > 0 and "num_train_epochs" in given:
+        raise InputError(
+            f"[training] max_steps = {given['max_steps']} wins over num_train_epochs = {given['num_train_epochs']}; to "
+            "train by epochs, set max_steps = -1 (--training.max_steps -1)"
+        )
     measures = recipe.settings("evaluation").measures
     for name, remedy in OURS.items():
         if given.get(name):

@@ -3,6 +3,7 @@
 Each op is a folder: `reference.py` defines it in plain PyTorch that also runs in float64, `torch.py` is the fast path.
 """
 
+from rerankkit_kernels.maxsim import maxsim, maxsim_packed, pack
 from rerankkit_kernels.pair_score import pair_score
 
-__all__ = ["pair_score"]
+__all__ = ["maxsim", "maxsim_packed", "pack", "pair_score"]

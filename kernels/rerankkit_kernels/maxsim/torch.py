@@ -1,0 +1,311 @@
+"""MaxSim in plain PyTorch, fast by itself: one block of similarities at a time, in a buffer that is used again.
+
+Documents are the rows of every product and query tokens its columns, so that the maximum runs down an axis whose
+neighbours lie side by side in memory. The backward pass knows the winners alone, never the similarities.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+import torch
+from torch.nn.functional import embedding_bag
+
+BLOCK = 16
+"""Tokens of a packed document that a maximum takes together. Documents packed to a multiple of it need no gather."""
+COLUMNS = 1024
+"""Query tokens of a product, unless one query has more."""
+CPU_ELEMENTS, GPU_ELEMENTS = 1 << 21, 1 << 25
+"""Similarities held at once: on a CPU what stays in its cache, on a GPU what keeps it busy."""
+PIECE = 4096
+"""Rows of one product in a batch. oneDNN's bfloat16 products of more are half as fast."""
+WINNERS = 1 << 17
+"""Winners that the backward pass sorts at once."""
+Index = slice | torch.Tensor
+Block = tuple[Index, slice, torch.Tensor, torch.Tensor | None]
+"""Pairs [n] and queries [m] of a block, their best similarities [n, m * Lq], and whose they are."""
+
+
+def forward(
+    q: torch.Tensor,
+    d: torch.Tensor,
+    q_mask: torch.Tensor | None,
+    d_mask: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
+    pair_q: torch.Tensor | None,
+    pair_d: torch.Tensor | None,
+    group: int,
+    winners: torch.dtype | None,
+    precision: str,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores, and in the type `winners` which token of its document each query token chose (-1: none).
+
+    Args:
+        q: [Nq, Lq, dim]
+        d: Padded [Nd, Ld, dim], or packed [tokens, dim] with `cu_seqlens`.
+        pair_q: The query of each pair, [P], where documents are packed and not every query meets every document.
+        pair_d: The document of each pair; without it, pair p is about document p.
+        group: Padded documents in a row that belong to one query; 0 where every query meets every document.
+
+    Returns:
+        Scores [Nq, Nd] and winners [Nd, Nq, Lq]; for pairs and groups [1, P] and [P, 1, Lq].
+    """
+    (nq, lq, _), wide = q.shape, torch.promote_types(q.dtype, torch.float32)
+    start, length = document_bounds(d, cu_seqlens, pair_d)
+    owner = query_of_pairs(len(start), pair_q, group, q.device)
+    across = nq if owner is None else 1
+    rescored = precision == "rescored" and q.dtype == torch.bfloat16 and _multiplies_bf16(q.device.type)
+    scores = torch.zeros(across, len(start), dtype=wide, device=q.device)
+    saved = (len(start), across, lq) if winners else (0,)
+    places = torch.full(saved, -1, dtype=winners or torch.int32, device=q.device)
+    if not scores.numel() or not lq or not d.numel():
+        return scores, places
+    nothing = length == 0 if d_mask is None else ~d_mask.any(1)  # [P]
+    with torch.autocast(q.device.type, enabled=False):
+        product, wanted = Product(q, precision), rescored or bool(winners)
+        if cu_seqlens is None:
+            blocks = _padded(product, d, d_mask, group, wanted)
+        elif pair_q is None:
+            blocks = _packed(product, d, start, length, wanted)
+        else:
+            blocks = _listed(product, d, start, length, pair_q, wanted)
+        for pairs, queries, best, place in blocks:
+            best = best.view(len(best), -1, lq)  # [n, m, Lq]
+            place = None if place is None else place.view(best.shape)
+            absent = nothing[pairs, None, None]
+            if q_mask is not None:
+                absent = absent | ~(q_mask[queries] if owner is None else q_mask[owner[pairs]].unsqueeze(1))
+            if rescored and place is not None:
+                own = q[queries].unsqueeze(0) if owner is None else q[owner[pairs]].unsqueeze(1)
+                own = own.expand(len(best), -1, -1, -1)  # [n, m, Lq, dim]
+                _rescore(best, d.reshape(-1, d.shape[-1]), start[pairs, None, None] + place, own)
+            scores[queries, pairs] = best.masked_fill_(absent, 0.0).sum(-1).T
+            if winners and place is not None:
+                places[pairs, queries] = place.masked_fill_(absent, -1).to(winners)
+    return scores, places
+
+
+def backward(
+    grad: torch.Tensor,
+    q: torch.Tensor,
+    d: torch.Tensor,
+    winners: torch.Tensor,
+    cu_seqlens: torch.Tensor | None,
+    pair_q: torch.Tensor | None,
+    pair_d: torch.Tensor | None,
+    group: int,
+    needs_q: bool,
+    needs_d: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of q and d from that of the scores; one that is not needed is empty.
+
+    A winner takes its document token's row to the query token, and the query token's row to the document token. Both
+    gradients are sums of such rows, taken in a fixed order.
+    """
+    wide, dim = torch.promote_types(q.dtype, torch.float32), q.shape[-1]
+    q_rows, d_rows = q.reshape(-1, dim).to(wide), d.reshape(-1, dim)
+    grad_q = torch.zeros_like(q_rows) if needs_q else q_rows.new_zeros(0)
+    grad_d = torch.zeros_like(d_rows) if needs_d else d_rows.new_zeros(0)
+    start, length = document_bounds(d, cu_seqlens, pair_d)
+    owner = query_of_pairs(len(start), pair_q, group, q.device)
+    column = torch.arange(winners[:1].numel(), device=q.device).view(1, *winners.shape[1:])
+    # a document can come back in a later pair, so listed pairs are summed at once
+    step = len(winners) if pair_d is not None else WINNERS // max(1, column.numel())
+    for pairs in _steps(len(winners) if winners.numel() else 0, step):
+        chosen = winners[pairs] >= 0  # [n, m, Lq]
+        first, last = 0, len(d_rows)
+        if pair_d is None:
+            first, last = int(start[pairs.start]), int(start[pairs.stop - 1] + length[pairs.stop - 1])
+        token = (winners[pairs] + (start[pairs, None, None] - first))[chosen]
+        row = column if owner is None else column + owner[pairs, None, None] * q.shape[1]
+        row = row.expand_as(chosen)[chosen]
+        weight = grad[:, pairs].T.unsqueeze(2).to(wide).expand_as(chosen)[chosen]
+        if needs_q:
+            grad_q += _sums(d_rows[first:last].to(wide), token, row, weight, len(q_rows))
+        if needs_d:
+            grad_d[first:last] = _sums(q_rows, row, token, weight, last - first)
+    return (grad_q.view(q.shape) if needs_q else grad_q).to(q.dtype), grad_d.view(d.shape) if needs_d else grad_d
+
+
+def document_bounds(
+    d: torch.Tensor, cu_seqlens: torch.Tensor | None, pair_d: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """First row and length of each pair's document, in d without its padding's axis. [P], int64"""
+    if cu_seqlens is None:
+        start = torch.arange(len(d), device=d.device) * d.shape[1]
+        return start, torch.full_like(start, d.shape[1])
+    start, length = cu_seqlens[:-1].long(), cu_seqlens.long().diff()
+    return (start, length) if pair_d is None else (start[pair_d], length[pair_d])
+
+
+def query_of_pairs(count: int, pair_q: torch.Tensor | None, group: int, device: torch.device) -> torch.Tensor | None:
+    """[P], or None where every query meets every document."""
+    return torch.arange(count, device=device) // group if group else None if pair_q is None else pair_q.long()
+
+
+class Product:
+    """Similarities of documents' rows with query tokens, in buffers that are used again."""
+
+    def __init__(self, q: torch.Tensor, precision: str) -> None:
+        self.q, self.wide = q, torch.promote_types(q.dtype, torch.float32)
+        fast = q.dtype == torch.bfloat16 and precision != "highest" and _multiplies_bf16(q.device.type)
+        self.dtype = q.dtype if fast else self.wide
+        self.columns = q.to(self.dtype).transpose(1, 2).contiguous()  # [Nq, dim, Lq]
+        self.elements = CPU_ELEMENTS if q.device.type == "cpu" else GPU_ELEMENTS
+        self._buffers: dict[str, torch.Tensor] = {}
+
+    def at_once(self, length: int, columns: int) -> int:
+        """How many documents of this length make a block."""
+        return max(1, self.elements // (length * columns))
+
+    def together(self, queries: slice) -> torch.Tensor:
+        """The tokens of several queries side by side. [1, dim, r]"""
+        return self.columns[queries].transpose(0, 1).reshape(1, self.q.shape[2], -1)
+
+    def __call__(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """[g, n, dim] with [g, dim, r] -> [g, n, r], valid until the next call."""
+        if rows.dtype != self.dtype:
+            rows = self.buffer("rows", rows.shape, self.dtype).copy_(rows)
+        shape = (*rows.shape[:2], columns.shape[2])
+        found = self.buffer("product", shape, self.dtype)
+        piece = PIECE if len(rows) == 1 else shape[1]
+        whole = shape[1] // piece * piece
+        if whole:
+            many = rows[:, :whole].view(-1, piece, rows.shape[2])
+            torch.bmm(many, columns.expand(len(many), -1, -1), out=found[:, :whole].view(-1, piece, shape[2]))
+        if whole < shape[1]:
+            torch.bmm(rows[:, whole:], columns, out=found[:, whole:])
+        # a maximum over bfloat16 is many times slower on a CPU than the copy
+        return found if self.dtype == self.wide else self.buffer("wide", shape, self.wide).copy_(found)
+
+    def buffer(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        size = torch.Size(shape).numel()
+        if name not in self._buffers or len(self._buffers[name]) < size:
+            self._buffers[name] = torch.empty(size, dtype=dtype, device=self.q.device)
+        return self._buffers[name][:size].view(shape)
+
+
+def _padded(
+    product: Product, d: torch.Tensor, d_mask: torch.Tensor | None, group: int, wanted: bool
+) -> Iterator[Block]:
+    """One group of all documents and all queries, or a group of documents for each query."""
+    (count, length, dim), (nq, lq, _) = d.shape, product.q.shape
+    groups, across = (nq, 1) if group else (1, nq)
+    for queries in _steps(across, COLUMNS // lq):
+        columns = product.columns if group else product.together(queries)
+        at_once = product.at_once(length, columns.shape[2])
+        for these, docs in _chunks_of_groups(groups, count // groups, at_once):
+            rows = d[docs].reshape(these.stop - these.start, -1, dim)
+            found = product(rows, columns[these]).view(-1, length, columns.shape[2])  # [docs, Ld, r]
+            if d_mask is not None:
+                found.masked_fill_(~d_mask[docs].unsqueeze(2), -torch.inf)
+            best, place = _best(found, wanted)
+            yield docs, queries, best, place
+
+
+def _packed(
+    product: Product, d: torch.Tensor, start: torch.Tensor, length: torch.Tensor, wanted: bool
+) -> Iterator[Block]:
+    """All queries against documents that lie one after another; gaps are filled with a document's last token."""
+    starts, lengths, (nq, lq, _) = start.tolist(), length.tolist(), product.q.shape
+    aligned = all(number % BLOCK == 0 for number in lengths)
+    for queries in _steps(nq, COLUMNS // lq):
+        columns = product.together(queries)
+        for docs in _chunks_of_lengths(lengths, product.at_once(1, columns.shape[2]), padded=wanted):
+            first, last = starts[docs.start], starts[docs.stop - 1] + lengths[docs.stop - 1]
+            some, offset = length[docs], start[docs] - first
+            if first == last:
+                continue
+            found = product(d[first:last].unsqueeze(0), columns)[0]  # [tokens, r]
+            if wanted:
+                best, place = _best(found[_padded_tokens(offset, some, last - first)], True)
+            else:
+                blocks, place = (some + BLOCK - 1) // BLOCK, None
+                if not aligned:
+                    index = _aligned_tokens(offset, some, blocks * BLOCK)
+                    gathered = product.buffer("gathered", (len(index), found.shape[1]), found.dtype)
+                    found = torch.index_select(found, 0, index, out=gathered)
+                highest = found.view(-1, BLOCK, found.shape[1]).amax(1)
+                best = torch.segment_reduce(highest, "max", lengths=blocks, axis=0, unsafe=True)
+            yield docs, queries, best, place
+
+
+def _listed(
+    product: Product, d: torch.Tensor, start: torch.Tensor, length: torch.Tensor, owner: torch.Tensor, wanted: bool
+) -> Iterator[Block]:
+    """Pairs of packed documents, those of a length together."""
+    order, lq = length.argsort(), product.q.shape[1]
+    for some in _chunks_of_lengths(length[order].tolist(), product.at_once(1, lq), padded=True):
+        pairs = order[some]
+        tokens = _padded_tokens(start[pairs], length[pairs], len(d))  # [n, longest]
+        best, place = _best(product(d[tokens], product.columns[owner[pairs]]), wanted)
+        yield pairs, slice(0, 1), best, place
+
+
+def _rescore(best: torch.Tensor, d: torch.Tensor, rows: torch.Tensor, q: torch.Tensor) -> None:
+    """Computes the similarities of the winners [n, m, Lq], which are these rows of d, again in best's precision."""
+    for some in _steps(len(best), CPU_ELEMENTS // (rows[0].numel() * d.shape[1])):
+        torch.sum(d[rows[some]].to(best.dtype) * q[some].to(best.dtype), -1, out=best[some])
+
+
+def _best(found: torch.Tensor, wanted: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """[n, length, r] -> the maximum and, where wanted, its first place. [n, r]"""
+    return torch.max(found, 1) if wanted else (found.amax(1), None)
+
+
+def _padded_tokens(start: torch.Tensor, length: torch.Tensor, count: int) -> torch.Tensor:
+    """Rows of each document, its last repeated up to the longest. Of an empty document any row: [n, longest]"""
+    longest = torch.arange(max(1, int(length.max())), device=start.device)
+    return (start.unsqueeze(1) + torch.minimum(longest, length.unsqueeze(1) - 1)).clamp_(0, count - 1)
+
+
+def _aligned_tokens(start: torch.Tensor, length: torch.Tensor, padded: torch.Tensor) -> torch.Tensor:
+    """Rows of each document, its last repeated up to a length `padded`, in one list."""
+    base = torch.repeat_interleave(padded.cumsum(0) - padded, padded)
+    position = torch.arange(len(base), device=start.device) - base
+    last = torch.repeat_interleave(length - 1, padded)
+    return torch.repeat_interleave(start, padded) + torch.minimum(position, last)
+
+
+def _sums(
+    rows: torch.Tensor, source: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, count: int
+) -> torch.Tensor:
+    """[count, dim]: row t is the sum of weight * rows[source] over the entries whose target is t."""
+    order = target.argsort(stable=True)
+    bags = torch.searchsorted(target[order], torch.arange(count, device=rows.device))
+    return embedding_bag(source[order], rows, bags, mode="sum", per_sample_weights=weight[order])
+
+
+def _steps(total: int, step: int) -> Iterator[slice]:
+    yield from (slice(first, min(first + max(1, step), total)) for first in range(0, total, max(1, step)))
+
+
+def _chunks_of_groups(groups: int, per_group: int, at_once: int) -> Iterator[tuple[slice, slice]]:
+    """Groups and their documents, at most so many: several whole groups, or a part of one."""
+    if at_once >= per_group:
+        for these in _steps(groups, at_once // per_group):
+            yield these, slice(these.start * per_group, these.stop * per_group)
+        return
+    for one in range(groups):
+        for part in _steps(per_group, at_once):
+            yield slice(one, one + 1), slice(one * per_group + part.start, one * per_group + part.stop)
+
+
+def _chunks_of_lengths(lengths: Sequence[int], at_once: int, padded: bool) -> Iterator[slice]:
+    """Documents in a row with at most so many tokens, or with so many once each is padded to the longest."""
+    first, tokens, longest = 0, 0, 0
+    for place, length in enumerate(lengths):
+        more = max(longest, length) * (place + 1 - first) if padded else tokens + length
+        if more > at_once and place > first:
+            yield slice(first, place)
+            first, tokens, longest = place, 0, 0
+        tokens, longest = tokens + length, max(longest, length)
+    if lengths:
+        yield slice(first, len(lengths))
+
+
+@cache
+def _multiplies_bf16(device: str) -> bool:
+    """Whether the hardware does; otherwise a product in float32 is both faster and better."""
+    if device != "cpu":
+        return True
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
