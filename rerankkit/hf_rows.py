@@ -47,16 +47,20 @@ def dataset_rows(path: str, config: str | None, split: str, numbers: Collection[
     return _found_rows(path, source if source.is_dir() else None, config, split, numbers)
 
 
-def _saved_rows(path: str, folder: Path, split: str) -> Rows:
+def _saved_rows(path: str, source: Path, split: str) -> Rows:
     """Of a folder that save_to_disk wrote: of one dataset, or of a dict of them."""
     import datasets
 
+    folder = source
     with _explained(path):
-        if (folder / "dataset_dict.json").is_file():
-            _require_split(path, split, json.loads((folder / "dataset_dict.json").read_text("utf-8"))["splits"])
-            return _typed_rows(path, datasets.load_from_disk(str(folder / split)))
-        dataset = datasets.load_from_disk(str(folder))
-        _require_split(path, split, [str(dataset.split or "train")])
+        if (source / "dataset_dict.json").is_file():
+            _require_split(path, split, json.loads((source / "dataset_dict.json").read_text("utf-8"))["splits"])
+            folder = source / split
+        state = json.loads((folder / "state.json").read_text("utf-8"))
+        if folder == source:
+            _require_split(path, split, [state["_split"] or "train"])
+        # without a file of rows, datasets would only say that an index is out of range
+        dataset = datasets.load_from_disk(str(folder)) if state["_data_files"] else ()
         return _typed_rows(path, dataset)
 
 

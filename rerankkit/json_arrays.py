@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -10,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from rerankkit.errors import InputError
-from rerankkit.jsonl_lines import DECODER, Line, checked, open_file, read_lines, refusing
+from rerankkit.jsonl_lines import DAMAGE, DECODER, Line, checked, damaged, open_file, read_lines, refusing
 
 CHUNK = 1 << 20
+HEAD = 1 << 10
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def read_objects(path: str | Path) -> Iterator[Line]:
     """Yields the objects of a file of JSON Lines, or of one JSON array, whose text is read piece by piece."""
     path = Path(path)
-    with open_file(path) as file:
-        is_array = file.read(CHUNK).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+    is_array = False
+    with contextlib.suppress(*DAMAGE), open_file(path) as file:  # to be told with its line
+        is_array = file.read(HEAD).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
     return _Array(path).objects() if is_array else read_lines(path)
 
 
@@ -30,7 +33,7 @@ class _Array:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._text, self._at = "", 0
-        self._line = 1  # of self._text's first character
+        self._line, self._counted = 1, 0  # lines are counted up to there, not from the start each time
 
     def objects(self) -> Iterator[Line]:
         with open_file(self._path) as self._file:
@@ -50,7 +53,8 @@ class _Array:
 
     def _object(self) -> Line:
         while self._next() or not self._ended:
-            place = f"{self._path}:{self._number(self._at)}"
+            self._line, self._counted = self._number(self._at), self._at
+            place = f"{self._path}:{self._line}"
             try:
                 with refusing(place):
                     value, end = DECODER.raw_decode(self._text, self._at)
@@ -61,9 +65,8 @@ class _Array:
                     raise self._wrong(error.pos, f"not valid JSON: {error.msg}") from None
                 self._read()
             else:
-                number, text = self._number(self._at), self._text[self._at : end]
-                self._at = end
-                return Line(self._path, number, checked(value, text, place, "item"))
+                text, self._at = self._text[self._at : end], end
+                return Line(self._path, self._line, checked(value, text, place, "item"))
         raise self._wrong(self._at, "the array breaks off")
 
     def _next(self) -> str:
@@ -83,8 +86,11 @@ class _Array:
 
     def _read(self) -> None:
         self._line = self._number(self._at)
-        self._text, self._at = self._text[self._at :], 0
-        data: Any = self._file.read(max(CHUNK, len(self._text)))
+        self._text, self._at, self._counted = self._text[self._at :], 0, 0
+        try:
+            data: Any = self._file.read(max(CHUNK, len(self._text)))
+        except DAMAGE as error:
+            raise damaged(self._path, self._number(len(self._text)), error) from error
         self._ended = not data
         try:
             self._text += self._decoder.decode(data, self._ended)
@@ -95,7 +101,7 @@ class _Array:
             ) from None
 
     def _number(self, position: int) -> int:
-        return self._line + self._text.count("\n", 0, position)
+        return self._line + self._text.count("\n", self._counted, position)
 
     def _wrong(self, position: int, message: str) -> InputError:
         return InputError(f"{self._path}:{self._number(position)}: {message}")

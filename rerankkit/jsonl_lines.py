@@ -20,6 +20,7 @@ from typing import Any
 
 from rerankkit.errors import InputError
 
+DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
 _KINDS = {
     str: "text",
     bool: "true or false",
@@ -155,10 +156,15 @@ def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
                         raise InputError(f"{path}:{number}: a byte-order mark inside the file; remove it")
                     text = text[1:]
                 yield number, text
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{path}: the gzip data breaks off or is damaged after line {number} ({error}); get the file again"
-        ) from error
+    except DAMAGE as error:
+        raise damaged(path, number, error) from error
+
+
+def damaged(path: Path, number: int, error: BaseException) -> InputError:
+    """The error to raise where gzip data cannot be read on after a line."""
+    return InputError(
+        f"{path}: the gzip data breaks off or is damaged after line {number} ({error}); get the file again"
+    )
 
 
 def open_file(path: Path) -> Any:

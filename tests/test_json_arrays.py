@@ -70,6 +70,34 @@ def test_what_is_wrong_has_its_line(
     assert str(error.value).startswith(f"{path}:{line}: " if line else f"{path}: ")
 
 
+@pytest.mark.parametrize("indent", [None, 0])
+def test_gzip_that_breaks_off_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indent: int | None) -> None:
+    monkeypatch.setattr(json_arrays, "CHUNK", 512)
+    path = tmp_path / "data.json.gz"
+    whole = gzip.compress(json.dumps([{"a": str(i * 7919 % 10_007)} for i in range(20_000)], indent=indent).encode())
+    for cut in (len(whole) // 2, 30):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(InputError, match="the gzip data breaks off or is damaged after line [0-9]+ ") as error:
+            list(read_objects(path))
+        number = int(str(error.value).split("after line ")[1].split()[0])
+        assert number < 2 if indent is None or cut == 30 else number > 1000
+
+
+def test_lines_of_small_objects_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, looked = tmp_path / "data.json", 0
+    path.write_text(json.dumps([{"a": i} for i in range(3000)], indent=0))
+    original = json_arrays._Array._number
+
+    def number(self: Any, position: int) -> int:
+        nonlocal looked
+        looked += position - self._counted
+        return original(self, position)
+
+    monkeypatch.setattr(json_arrays._Array, "_number", number)
+    assert [line.number for line in read_objects(path)] == list(range(2, 9002, 3))
+    assert looked < 2 * path.stat().st_size
+
+
 def test_an_error_in_the_middle_is_found_without_reading_to_the_end(tmp_path: Path) -> None:
     path = tmp_path / "data.json"
     path.write_text('[{"a": 1},\n{"a": oops},\n' + '{"a": 1},\n' * 400_000)

@@ -178,42 +178,6 @@ def test_teacher_scores_stand_in_for_labels(caplog: pytest.LogCaptureFixture) ->
         TrainingGroups([Group("what", ["a"])], Sampling(), seed=0)
 
 
-def test_each_positive_unfolded() -> None:
-    given = [*groups(3, positives=3), Group("q", ["one yes", "one no"], [1, 0])]
-    dataset = TrainingGroups(given, Sampling(group_size=3, unfold_each_positive=True), seed=0)
-    assert len(dataset) == 3 * 3 + 1
-    for epoch in range(3):
-        items = [dataset[epoch, number] for number in range(10)]
-        found = [text for group in items for text, label in zip(group.docs, group.labels or [], strict=True) if label]
-        assert found == [f"{i} yes {j}" for i in range(3) for j in range(3)] + ["one yes"]
-        assert [group.query for group in items] == ["query 0"] * 3 + ["query 1"] * 3 + ["query 2"] * 3 + ["q"]
-    assert any(dataset[0, i].docs != dataset[1, i].docs for i in range(9))
-
-
-def test_what_is_learned_from() -> None:
-    scores = {"a": -1.5, "b": 0.5, "c": 2.5}
-    group = Group("q", list(scores), [1.0, 0.0, 0.0], teacher_scores=list(scores.values()))
-    learned = {
-        name: {
-            text: label
-            for _, drawn_group in drawn(TrainingGroups([group], Sampling(group_size=2, learn_from=name), seed=0))
-            for text, label in zip(drawn_group.docs, drawn_group.labels or [], strict=True)
-            if "a" in drawn_group.docs  # the positive is what the labels say, whatever is learned
-        }
-        for name in ("auto", "labels", "teacher_scores")
-    }
-    labels = {"a": 1.0, "b": 0.0, "c": 0.0}
-    assert learned == {"auto": labels, "labels": labels, "teacher_scores": scores}
-    for name, lacking in (
-        ("labels", replace(group, labels=None)),
-        ("teacher_scores", replace(group, teacher_scores=None)),
-    ):
-        with pytest.raises(InputError, match=f"group 'q' has no {name}, which"):
-            TrainingGroups([group, lacking], Sampling(learn_from=name), seed=0)
-    with pytest.raises(InputError, match="learn_from = 'scores' must be one of auto, labels, teacher_scores"):
-        TrainingGroups([group], Sampling(learn_from="scores"), seed=0)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("asked", [{"random_negatives": 1}, {"in_batch_negatives": True}])
 def test_other_queries_documents_have_no_teachers_score(asked: dict[str, Any]) -> None:
     group = Group("q", ["a", "b"], [1.0, 0.0], teacher_scores=[1.0, 2.0])
@@ -222,61 +186,6 @@ def test_other_queries_documents_have_no_teachers_score(asked: dict[str, Any]) -
         TrainingGroups([group], Sampling(**asked, learn_from="teacher_scores"), seed=0)
     with pytest.raises(InputError, match="group 'q' is learned from its teacher_scores"):
         TrainingGroups([replace(group, labels=None)], Sampling(**asked), seed=0)
-
-
-def test_drawn_documents_keep_their_ids() -> None:
-    given = [replace(group, doc_ids=[f"id of {text}" for text in group.docs]) for group in groups(4)]
-    given.append(Group("without ids", ["w yes", "w no"], [1, 0]))
-    strange = 0
-    for number, group in drawn(TrainingGroups(given, Sampling(group_size=6, random_negatives=3), seed=0), 20):
-        ids = group.doc_ids or [""] * len(group.docs)
-        assert ids == ["" if text.startswith("w ") else f"id of {text}" for text in group.docs]
-        strange += sum(text.startswith("w ") for text in group.docs) if number < 4 else 0
-    assert strange  # a document without an id among those with one
-    plain = TrainingGroups(groups(4), Sampling(group_size=6), seed=0)
-    assert plain[0, 0].doc_ids is None
-
-
-def test_known_positives_are_those_of_all_rows_of_a_query() -> None:
-    given = [
-        Group("one", ["a", "b", "c"], [1, 0, 1], qid="1", doc_ids=["A", "B", "C"]),
-        Group("one", ["d", "e"], [2, -1]),  # the same query by its text
-        Group("one, reworded", ["f", "g"], [1, 0], qid="1", doc_ids=["F", "G"], judged={"H": 1, "I": 0}),  # by its id
-        Group("two", ["h", "a2"], [1, 0], doc_ids=["H", "A"]),
-    ]
-    dataset = TrainingGroups(given, Sampling(group_size=2), seed=0)
-
-    def covered(group: Group) -> tuple[str, str]:
-        known = dataset.known_positives(group)
-        return (
-            "".join(text for text in "abcdefgh" if known.covers(text)),
-            "".join(docid for docid in "ABCDEFGHI" if known.covers("another text", docid)),
-        )
-
-    assert covered(Group("one", [])) == ("acd", "AC")
-    assert covered(given[0]) == covered(Group("one", [], qid="1")) == ("acdf", "ACFH")
-    assert covered(Group("one, reworded", [], qid="1")) == ("acf", "ACFH")
-    assert covered(Group("two", [])) == ("h", "H")
-    assert covered(Group("three", [])) == ("", "")
-    assert not dataset.known_positives(given[0]).covers("another text", "")
-
-
-def test_a_random_negative_is_known_by_its_id_too() -> None:
-    given = [
-        Group("q", ["mine"], [1], doc_ids=["A"]),
-        Group("r", ["mine, reworded", "other"], [1, 1], doc_ids=["A", "B"]),
-    ]
-    dataset = TrainingGroups(given, Sampling(group_size=4, random_negatives=3), seed=0)
-    assert {text for epoch in range(20) for text in dataset[epoch, 0].docs} == {"mine", "other"}
-
-
-def test_ids_that_stand_for_several_texts_are_reported(caplog: pytest.LogCaptureFixture) -> None:
-    given = [replace(group, doc_ids=[str(i) for i in range(len(group.docs))]) for group in groups(2)]
-    with caplog.at_level(logging.WARNING, "rerankkit"):
-        TrainingGroups([replace(given[0]), replace(given[0], query="another query")], Sampling(), seed=0)
-        assert not caplog.text
-        TrainingGroups(given, Sampling(), seed=0)
-    assert "some document ids of the training data stand for several texts" in caplog.text
 
 
 def test_what_is_learned_can_be_chosen(caplog: pytest.LogCaptureFixture) -> None:

@@ -137,7 +137,9 @@ def test_keys_splits_and_configs(tmp_path: Path) -> None:
     assert list(HfDataset(path, **keys)) == [Group("q", ["t p", "n"], [1, 0])]
     assert refused(path, split="test") == f"{path}: no split 'test'; splits: train"
     assert refused(path, config="x") == f"{path} has no configs; leave config = 'x' out"
-    dataset = datasets.Dataset.from_dict(ROWS)
+    dataset = datasets.Dataset.from_dict(ROWS, split="train")  # what it was once, which a dict overrules
+    dataset.save_to_disk(tmp_path / "one")
+    assert refused(str(tmp_path / "one"), split="dev") == f"{tmp_path / 'one'}: no split 'dev'; splits: train"
     datasets.DatasetDict({"dev": dataset, "test": dataset}).save_to_disk(tmp_path / "dict")
     assert "no split 'tset'; splits: dev, test; did you mean \"test\"" in refused(str(tmp_path / "dict"), split="tset")
     assert list(HfDataset(str(tmp_path / "dict"), split="dev")) == GROUPS
@@ -172,6 +174,11 @@ def test_sources_without_rows(tmp_path: Path) -> None:
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "train.txt").write_text("a")
     assert "holds text files; hf_dataset.v1 reads" in refused(str(tmp_path / "text"))
+    nothing = datasets.Dataset.from_dict({name: [] for name in ROWS})
+    nothing.save_to_disk(tmp_path / "nothing")
+    datasets.DatasetDict({"dev": nothing}).save_to_disk(tmp_path / "nothings")
+    assert refused(str(tmp_path / "nothing")) == f"{tmp_path / 'nothing'}: this split has no rows"
+    assert refused(str(tmp_path / "nothings"), split="dev") == f"{tmp_path / 'nothings'}: this split has no rows"
     schema = pyarrow.schema({"query": pyarrow.string()})
     with pyarrow.ipc.new_stream(str(tmp_path / "empty.arrow"), schema) as writer:
         writer.write_table(schema.empty_table())
