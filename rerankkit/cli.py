@@ -82,7 +82,7 @@ def train(
 @app.command()
 def rank(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="A saved model, or a recipe.")],
+    model: Annotated[str, typer.Argument(help="A saved model, a published checkpoint, or a recipe.")],
     query: Annotated[str | None, typer.Option(help="One query, whose ranking is shown.")] = None,
     queries: Annotated[Path | None, typer.Option(help="JSONL with _id and text.")] = None,
     docs: Annotated[Path | None, typer.Option(help="JSONL with _id, text and title?; a BEIR corpus.")] = None,
@@ -221,7 +221,8 @@ def _load(name: str, overrides: dict[str, Any], code: list[str] | None, trust_co
     _load_code(code)
     from rerankkit.reranker import Reranker
 
-    if Path(name).is_dir():
+    path = Path(name)
+    if path.is_dir() or name.startswith("embedded:") or ("/" in name and path.suffix != ".cfg"):
         return Reranker.from_pretrained(name, overrides, trust_code)
     return Reranker.from_recipe(name, overrides)
 

@@ -52,7 +52,7 @@ def load_tokenizer(name: str, revision: str | None, config: Any) -> Any:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             resolve_model(name), revision=revision or "main", trust_remote_code=False
         )
-    tokenizer.model_max_length = _positions(config) or tokenizer.model_max_length
+    tokenizer.model_max_length = positions(config) or tokenizer.model_max_length
     return tokenizer
 
 
@@ -122,7 +122,7 @@ def save_model(module: Any, tokenizer: Any, name: str, adapter: Lora | None, fol
     return module
 
 
-def _positions(config: Any) -> int | None:
+def positions(config: Any) -> int | None:
     """How many tokens a model has positions for, if it says; those of RoBERTa's kin begin behind its padding token."""
     settings = config.get_text_config()
     limit = getattr(settings, "max_position_embeddings", None)

@@ -15,6 +15,7 @@ from rerankkit.engine import Costs, Parts
 from rerankkit.errors import InputError
 from rerankkit.progress import quiet_libraries
 from rerankkit.protocols import Ask, Group, Pretrained, Ranked
+from rerankkit.published import published_recipe
 from rerankkit.recipe import Recipe, build, load_recipe
 from rerankkit.settings import Engine
 
@@ -59,12 +60,16 @@ class Reranker:
     def from_pretrained(
         cls, model: str | Path, overrides: dict[str, Any] | None = None, trust_code: bool = False
     ) -> Reranker:
-        """Load a saved reranker.
+        """Load a saved reranker, or a published checkpoint: a cross-encoder of transformers, or late interaction in the
+        layout of PyLate, sentence-transformers, Stanford's ColBERT or open-retrievals.
 
         Args:
+            model: A folder, a hub id, or `embedded:NAME`.
             trust_code: Run the Python code that was saved with the model. Read it first.
         """
-        return saving.load(cls, Path(model), overrides or {}, trust_code)
+        if saving.is_saved(Path(model)):
+            return saving.load(cls, Path(model), overrides or {}, trust_code)
+        return cls.from_recipe(published_recipe(str(model), overrides))
 
     def save_pretrained(self, folder: str | Path, notes: str = "") -> None:
         """Write a folder that `from_pretrained` reads: recipe, weights, where each part came from, a model card.

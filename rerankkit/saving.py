@@ -78,6 +78,11 @@ def require_free(folder: Path) -> None:
         raise InputError(f"{folder} already exists and is not empty; give another --output, or remove it first")
 
 
+def is_saved(folder: Path) -> bool:
+    """Whether a folder is, or was meant to be, a reranker that rerankkit saved."""
+    return any((folder / name).exists() for name in (ORIGIN, "recipe.cfg"))
+
+
 def load(cls: type[Reranker], folder: Path, overrides: dict[str, Any], trust_code: bool) -> Reranker:
     """Build a saved reranker's parts and put its weights in."""
     origin = _read_origin(folder)
