@@ -148,6 +148,20 @@ def evaluate(
 
 
 @app.command()
+def export(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="A saved model, a published checkpoint, or a recipe.")],
+    layout: Annotated[str, typer.Option(help="pylate, stanford, open_retrievals or transformers.")],
+    output: Annotated[Path, typer.Option(help="The folder to write.")],
+    code: Code = None,
+    trust_code: TrustCode = False,
+) -> None:
+    """Write a model in the layout of another project, where it scores the same."""
+    _load(model, _overrides(context), code, trust_code).export(output, layout)
+    typer.echo(f"written to {output}")
+
+
+@app.command()
 def check(context: typer.Context, recipe: RecipeName, code: Code = None) -> None:
     """Report everything that is wrong with a recipe; nothing is built."""
     _recipe(recipe, context, code, "train")

@@ -82,6 +82,19 @@ class Reranker:
         """
         saving.save(self, Path(folder), notes)
 
+    def export(self, folder: str | Path, layout: str) -> None:
+        """Write a folder that another project loads and that scores the same there; this reranker stays as it is.
+
+        Args:
+            layout: "pylate" (read by sentence-transformers, too), "stanford" or "open_retrievals" for late interaction;
+                "transformers" for a cross-encoder with its own classifier, or the language model behind a yes or no.
+        """
+        from rerankkit import exporting
+
+        self._require_trained()
+        with quiet_libraries():
+            exporting.export(self.parts, Path(folder), layout)
+
     def to(self, device: str | torch.device) -> Reranker:
         """Move all weights to a device."""
         for part in (self.parts.backbone, self.parts.head):

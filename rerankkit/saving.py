@@ -40,16 +40,23 @@ ORIGIN = "origin.json"
 
 
 def save(reranker: Reranker, folder: Path, notes: str = "") -> None:
-    """Write the folder beside its place, then rename it: it is there whole or not at all."""
+    """Write the folder: it is there whole or not at all."""
     if reranker.recipe is None:
         raise InputError("this reranker was not built from a recipe, so it cannot be saved; use Reranker.from_recipe")
+    with written_whole(folder) as unfinished:
+        _write(reranker, reranker.recipe, unfinished, notes)
+
+
+@contextlib.contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """A folder beside its place to write into, which takes its place once it is complete."""
     folder = folder.resolve()
     require_free(folder)
     with _writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            _write(reranker, reranker.recipe, unfinished, notes)
+            yield unfinished
             unfinished.chmod(0o755)
             if folder.exists():
                 folder.rmdir()
