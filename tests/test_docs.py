@@ -14,6 +14,7 @@ from pathlib import Path
 import catalogue
 import pytest
 import tiny
+import tiny_bert
 
 from rerankkit import Reranker, __version__, cli, load_code
 from rerankkit.embedded import MODELS
@@ -113,6 +114,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for title in ("parts.py", "mine.cfg", "qwen3.cfg", "t2ranking.cfg"):
         (folder / title).write_text(named(title))
     Reranker.from_recipe(folder / "recipes/llm_pointwise.cfg").save_pretrained(folder / "models/llm-pointwise")
+    (folder / "colbert.cfg").write_text(tiny_bert.model_sections("colbert"))
+    colbert = Reranker.from_recipe(folder / "colbert.cfg", {"model.head.similarity": "sum"})
+    colbert.untrained = False
+    colbert.save_pretrained(folder / "models/colbert")
     return folder
 
 
