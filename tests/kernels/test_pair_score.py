@@ -119,7 +119,85 @@ def test_wrong_arguments_are_refused() -> None:
         pair_score(yes_id=0, no_id=1, mode="no", **arguments)
     with pytest.raises(ValueError, match="mode 'no' is none of diff"):
         pair_score_reference(yes_id=0, no_id=1, mode="no", **arguments)
-    with pytest.raises(ValueError, match=r"hidden \(4, 16\) must be \[rows, length, width\]"):
-        pair_score(yes_id=0, no_id=1, **{**arguments, "hidden": arguments["hidden"][:, 0]})
-    with pytest.raises(ValueError, match=r"positions \[rows\]"):
+    with pytest.raises(ValueError, match=r"hidden \(4, 1, 6, 16\) must be \[rows, length, width\]"):
+        pair_score(yes_id=0, no_id=1, **{**arguments, "hidden": arguments["hidden"].unsqueeze(1)})
+    with pytest.raises(ValueError, match=r"positions must be \[rows\] for hidden \(4, 6, 16\), not \(3,\)"):
         pair_score(yes_id=0, no_id=1, **{**arguments, "positions": torch.zeros(3, dtype=torch.long)})
+    with pytest.raises(ValueError, match="exactly one of positions, attention_mask and cu_seqlens"):
+        pair_score(yes_id=0, no_id=1, **arguments, attention_mask=torch.ones(4, 6))
+    with pytest.raises(ValueError, match="exactly one of positions, attention_mask and cu_seqlens"):
+        pair_score(yes_id=0, no_id=1, **{**arguments, "positions": None})
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_answer_is_at_the_last_real_token(side: str) -> None:
+    arguments = sample(SHAPES[2])
+    lengths = torch.tensor([1, 6, 3, 4])
+    place = torch.arange(6) if side == "right" else torch.arange(6).flip(0)
+    mask = place < lengths.unsqueeze(1)
+    del arguments["positions"]
+    last = lengths - 1 if side == "right" else torch.full((4,), 5)
+    wanted = pair_score_reference(yes_id=3, no_id=7, positions=last, **arguments)
+    for one in (mask, mask.long()):
+        assert torch.allclose(pair_score(yes_id=3, no_id=7, attention_mask=one, **arguments), wanted)
+    arguments["hidden"] = arguments["hidden"][mask]  # [tokens, width]
+    bounds = torch.tensor([0, *lengths]).cumsum(0).int()
+    assert torch.allclose(pair_score(yes_id=3, no_id=7, cu_seqlens=bounds, **arguments), wanted)
+    assert torch.allclose(pair_score(yes_id=3, no_id=7, positions=bounds[1:].long() - 1, **arguments), wanted)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_final_norm_and_an_adapter(dtype: torch.dtype, mode: str) -> None:
+    arguments = lowered(sample(SHAPES[3]), dtype)
+    extra = {"norm": torch.rand(16, dtype=torch.float64).to(dtype), "norm_eps": 1e-3}
+    lora = torch.randn(2, 16, dtype=torch.float64), torch.randn(VOCABULARY, 2, dtype=torch.float64), 0.5
+    exact = lowered({**arguments, **extra}, torch.float64)
+    wanted = pair_score_reference(yes_id=3, no_id=7, lora=lora, mode=mode, **exact)
+    found = pair_score(yes_id=3, no_id=7, lora=lora, mode=mode, **arguments, **extra)
+    assert torch.allclose(found.double(), wanted, rtol=1e-12 if dtype == torch.float64 else 0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_gradients_through_norm_and_adapter(mode: str) -> None:
+    arguments = sample(SHAPES[3])
+    leaves = [arguments.pop("hidden"), arguments.pop("weight"), arguments.pop("bias"), torch.rand(16).double()]
+    leaves += [torch.randn(2, 16).double(), torch.randn(VOCABULARY, 2).double()]
+    for leaf in leaves:
+        leaf.requires_grad_()
+
+    def score(function: Any, *values: torch.Tensor) -> torch.Tensor:
+        hidden, weight, bias, norm, down, up = values
+        options = {"bias": bias, "norm": norm, "lora": (down, up, 0.5), "mode": mode, **arguments}
+        return function(hidden, weight, 3, 7, **options)
+
+    assert torch.autograd.gradcheck(lambda *values: score(pair_score, *values), tuple(leaves))
+    ours = torch.autograd.grad(score(pair_score, *leaves).square().sum(), leaves)
+    theirs = torch.autograd.grad(score(pair_score_reference, *leaves).square().sum(), leaves)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_an_answer_that_is_its_own_opposite_has_no_gradient() -> None:
+    arguments = sample(SHAPES[0])
+    arguments["weight"].requires_grad_()
+    pair_score(yes_id=3, no_id=3, **arguments).sum().backward()
+    assert not arguments["weight"].grad.any()
+
+
+def test_frozen_inputs_cost_no_gradient() -> None:
+    arguments = sample(SHAPES[2])
+    arguments["hidden"].requires_grad_()
+    made: list[torch.Size] = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            found = func(*args, **(kwargs or {}))
+            made.extend(one.shape for one in found if isinstance(one, torch.Tensor)) if isinstance(
+                found, tuple
+            ) else None
+            return found
+
+    with Watch():
+        pair_score(yes_id=3, no_id=7, **arguments).sum().backward()
+    assert arguments["hidden"].grad.shape in made and arguments["weight"].shape not in made

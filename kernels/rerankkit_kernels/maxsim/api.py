@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from rerankkit_kernels.maxsim import op as op  # registers it
+from rerankkit_kernels.library import nobody_watches
+from rerankkit_kernels.maxsim.op import run_forward
 
 LAYOUTS = ("auto", "cross", "grouped", "pairs")
 PRECISIONS = ("default", "highest", "rescored")
@@ -20,6 +21,7 @@ def maxsim(
     layout: str = "auto",
     empty: str = "zero",
     precision: str = "default",
+    backend: str = "auto",
 ) -> torch.Tensor:
     """Scores of padded documents; `reference.py` says what they are.
 
@@ -31,31 +33,40 @@ def maxsim(
         layout: "cross" every query with every document · "grouped" each query with its own documents · "pairs" query
             b with document b · "auto" grouped where `d` has four axes, otherwise cross.
         empty: Score of a document without tokens: "zero", or "-inf", which ranks it last.
-        precision: For bfloat16. "default" lets similarities be rounded to bfloat16 where the hardware makes them so ·
-            "rescored" takes the winners found that way and computes their similarities again · "highest" rounds none.
+        precision: "default" lets a CPU or cuBLAS round similarities of bfloat16 inputs to bfloat16 · "rescored" takes
+            the winners found that way and computes their similarities again · "highest" rounds none.
+        backend: "auto", "triton" or "torch"; see `backend.py`.
 
     Returns:
         cross [Nq, Nd] · grouped [Nq, K] · pairs [Nq]: float32, or float64 where an input is.
     """
     if layout == "auto":
         layout = "grouped" if d.ndim == 4 else "cross"
-    _check(layout in LAYOUTS, f"layout {layout!r} is none of {', '.join(LAYOUTS)}")
-    _check_options(q, d, empty, precision)
-    wanted = 4 if layout == "grouped" else 3
-    _check(d.ndim == wanted, f"layout {layout!r} takes d with {wanted} axes, this one is {tuple(d.shape)}")
-    _check(layout == "cross" or len(d) == len(q), f"layout {layout!r} takes as many rows of d as of q")
-    _check_mask("q_mask", q_mask, q)
-    _check_mask("d_mask", d_mask, d)
-    group = {"cross": 0, "grouped": d.shape[1], "pairs": 1}[layout]
-    if layout == "grouped" and not d.shape[1]:
-        return q.new_zeros(d.shape[:2], dtype=torch.promote_types(q.dtype, torch.float32))
-    documents = d.flatten(0, 1) if layout == "grouped" else d
-    real = None if d_mask is None else d_mask.bool().flatten(0, d_mask.ndim - 2)
-    scores = _scores(q, documents, q_mask, real, None, None, None, group, d.shape[-2], precision)
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout {layout!r} is none of {', '.join(LAYOUTS)}")
+    _check(q, d, q_mask, empty, precision)
+    if d.ndim != (4 if layout == "grouped" else 3):
+        axes = "[Nq, K, Ld, dim]" if layout == "grouped" else "[documents, Ld, dim]"
+        raise ValueError(f"with layout {layout!r}, d must be {axes}, not {tuple(d.shape)}")
+    if layout != "cross" and len(d) != len(q):
+        raise ValueError(f"with layout {layout!r}, d must have as many rows as q: {len(q)}, not {len(d)}")
+    if d_mask is not None and d_mask.shape != d.shape[:-1]:
+        raise ValueError(f"d_mask must be {tuple(d.shape[:-1])}, as d is, not {tuple(d_mask.shape)}")
+    group, shape, length = 0, d.shape[:-2], d.shape[-2]
+    if layout == "grouped":
+        group, d = d.shape[1], d.flatten(0, 1)
+        d_mask = None if d_mask is None else d_mask.flatten(0, 1)
+        if not group:
+            return q.new_zeros(shape, dtype=torch.promote_types(q.dtype, torch.float32))
+    elif layout == "pairs":
+        group = 1
+    if d_mask is not None and d_mask.dtype != torch.bool:
+        d_mask = d_mask.bool()
+    scores = _scores(q, d, q_mask, d_mask, None, None, None, group, length, precision, backend)
     if empty == "-inf":
-        none = q.new_full((len(documents),), not d.shape[-2], dtype=torch.bool)
-        scores = scores.masked_fill(none if real is None else ~real.any(1), -torch.inf)
-    return scores if layout == "cross" else scores.view(d.shape[: d.ndim - 2])
+        none = q.new_full((len(d),), not length, dtype=torch.bool) if d_mask is None else ~d_mask.any(1)
+        scores = scores.masked_fill(none, -torch.inf)
+    return scores if layout == "cross" else scores.view(shape)
 
 
 def maxsim_packed(
@@ -71,6 +82,7 @@ def maxsim_packed(
     max_seqlen_d: int | None = None,
     empty: str = "zero",
     precision: str = "default",
+    backend: str = "auto",
 ) -> torch.Tensor:
     """Scores of documents that lie one after another, without padding; options as in `maxsim`.
 
@@ -87,23 +99,23 @@ def maxsim_packed(
     Returns:
         [Nq, Nd], or [P].
     """
-    _check(d.ndim == 2 and cu_seqlens_d.ndim == 1, "d must be [tokens, dim] and cu_seqlens_d [Nd + 1]")
+    if d.ndim != 2 or cu_seqlens_d.ndim != 1:
+        raise ValueError(f"d must be [tokens, dim] and cu_seqlens_d [Nd + 1], not {list(d.shape)}")
     if cu_seqlens_q is not None:
-        _check(q.ndim == 2 and q_mask is None, "with cu_seqlens_q, q must be [tokens, dim] without a mask")
+        if q.ndim != 2 or q_mask is not None:
+            raise ValueError("with cu_seqlens_q, q must be [tokens, dim], and there is no q_mask")
         q, q_mask = _unpacked(q, cu_seqlens_q, max_seqlen_q)
-    _check_options(q, d, empty, precision)
-    _check_mask("q_mask", q_mask, q)
-    count = len(cu_seqlens_d) - 1
-    if pair_q is None:
-        _check(pair_d is None, "pair_d needs pair_q")
-    else:
-        pairs = count if pair_d is None else len(pair_d)
-        _check(len(pair_q) == pairs, f"pair_q has {len(pair_q)} entries, not one for each of {pairs} pairs")
+    _check(q, d, q_mask, empty, precision)
+    if pair_q is None and pair_d is not None:
+        raise ValueError("pair_d needs pair_q")
+    pairs = len(cu_seqlens_d) - 1 if pair_d is None else len(pair_d)
+    if pair_q is not None and len(pair_q) != pairs:
+        raise ValueError(f"pair_q has {len(pair_q)} entries, not one for each of {pairs} pairs")
     longest = len(d) if max_seqlen_d is None else max_seqlen_d
-    scores = _scores(q, d, q_mask, None, cu_seqlens_d, pair_q, pair_d, 0, longest, precision)
+    scores = _scores(q, d, q_mask, None, cu_seqlens_d, pair_q, pair_d, 0, longest, precision, backend)
     if empty == "-inf":
-        nothing = cu_seqlens_d.diff() == 0
-        scores = scores.masked_fill(nothing if pair_d is None else nothing[pair_d], -torch.inf)
+        none = cu_seqlens_d.diff() == 0
+        scores = scores.masked_fill(none if pair_d is None else none[pair_d], -torch.inf)
     return scores if pair_q is None else scores.view(-1)
 
 
@@ -130,17 +142,18 @@ def _scores(
     group: int,
     longest: int,
     precision: str,
+    backend: str,
 ) -> torch.Tensor:
+    """[queries, documents], or [1, pairs]"""
     if q.dtype != d.dtype:
         dtype = torch.promote_types(q.dtype, d.dtype)
         q, d = q.to(dtype), d.to(dtype)
+    if q_mask is not None and q_mask.dtype != torch.bool:
+        q_mask = q_mask.bool()
     training = torch.is_grad_enabled() and (q.requires_grad or d.requires_grad)
     winners = (torch.int16 if longest <= INT16 else torch.int32) if training else None
-    if q_mask is not None:
-        q_mask = q_mask.bool()
-    return torch.ops.rerankkit.maxsim_forward(
-        q, d, q_mask, d_mask, cu_seqlens, pair_q, pair_d, group, winners, precision
-    )[0]
+    forward = run_forward if nobody_watches(q, d) else torch.ops.rerankkit.maxsim_forward
+    return forward(q, d, q_mask, d_mask, cu_seqlens, pair_q, pair_d, group, winners, precision, backend)[0]
 
 
 def _unpacked(q: torch.Tensor, cu_seqlens: torch.Tensor, longest: int | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -151,19 +164,16 @@ def _unpacked(q: torch.Tensor, cu_seqlens: torch.Tensor, longest: int | None) ->
     return q[(cu_seqlens[:-1].unsqueeze(1) + position).clamp(max=len(q) - 1)], mask
 
 
-def _check(holds: bool, message: str) -> None:
-    if not holds:
-        raise ValueError(message)
-
-
-def _check_options(q: torch.Tensor, d: torch.Tensor, empty: str, precision: str) -> None:
-    _check(q.ndim == 3, f"q must be [Nq, Lq, dim], this one is {tuple(q.shape)}")
-    _check(q.shape[-1] == d.shape[-1], f"q has dim {q.shape[-1]}, d has {d.shape[-1]}")
-    _check(q.is_floating_point() and d.is_floating_point(), f"q and d must be floats, not {q.dtype} and {d.dtype}")
-    _check(empty in ("zero", "-inf"), f"empty {empty!r} is neither 'zero' nor '-inf'")
-    _check(precision in PRECISIONS, f"precision {precision!r} is none of {', '.join(PRECISIONS)}")
-
-
-def _check_mask(name: str, mask: torch.Tensor | None, tokens: torch.Tensor) -> None:
-    shape = tokens.shape[:-1]
-    _check(mask is None or mask.shape == shape, f"{name} must be {tuple(shape)}, as its tokens are")
+def _check(q: torch.Tensor, d: torch.Tensor, q_mask: torch.Tensor | None, empty: str, precision: str) -> None:
+    if q.ndim != 3:
+        raise ValueError(f"q must be [Nq, Lq, dim], not {tuple(q.shape)}")
+    if q.shape[-1] != d.shape[-1]:
+        raise ValueError(f"q has dim {q.shape[-1]}, d has {d.shape[-1]}")
+    if not (q.is_floating_point() and d.is_floating_point()):
+        raise ValueError(f"q and d must be floats, not {q.dtype} and {d.dtype}")
+    if q_mask is not None and q_mask.shape != q.shape[:-1]:
+        raise ValueError(f"q_mask must be {tuple(q.shape[:-1])}, as q is, not {tuple(q_mask.shape)}")
+    if empty not in ("zero", "-inf"):
+        raise ValueError(f"empty {empty!r} is neither 'zero' nor '-inf'")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is none of {', '.join(PRECISIONS)}")

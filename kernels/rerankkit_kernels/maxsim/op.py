@@ -4,20 +4,40 @@ from typing import Any
 
 import torch
 
-from rerankkit_kernels.library import LIBRARY
+from rerankkit_kernels.backend import uses_triton
+from rerankkit_kernels.library import LIBRARY, refuse_second_derivative
 from rerankkit_kernels.maxsim import torch as fallback
 
 DOCUMENTS = "Tensor? cu_seqlens, Tensor? pair_q, Tensor? pair_d, int group"
 LIBRARY.define(
     f"maxsim_forward(Tensor q, Tensor d, Tensor? q_mask, Tensor? d_mask, {DOCUMENTS}, "
-    "ScalarType? winners, str precision) -> (Tensor, Tensor)"
+    "ScalarType? winners, str precision, str backend) -> (Tensor, Tensor)"
 )
 LIBRARY.define(
     f"maxsim_backward(Tensor grad, Tensor q, Tensor d, Tensor winners, {DOCUMENTS}, "
-    "bool needs_q, bool needs_d) -> (Tensor, Tensor)"
+    "bool needs_q, bool needs_d, str backend) -> (Tensor, Tensor)"
 )
-LIBRARY.impl("maxsim_forward", fallback.forward, "CompositeExplicitAutograd")
-LIBRARY.impl("maxsim_backward", fallback.backward, "CompositeExplicitAutograd")
+
+
+def _backend(name: str, q: torch.Tensor) -> Any:
+    """The module that runs it."""
+    if not uses_triton(name, q):
+        return fallback
+    from rerankkit_kernels.maxsim import triton
+
+    return triton
+
+
+def run_forward(q: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return _backend(rest[-1], q).forward(q, *rest[:-1])
+
+
+def _run_backward(grad: torch.Tensor, q: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return _backend(rest[-1], q).backward(grad, q, *rest[:-1])
+
+
+LIBRARY.impl("maxsim_forward", run_forward, "CompositeExplicitAutograd")
+LIBRARY.impl("maxsim_backward", _run_backward, "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("rerankkit::maxsim_forward", lib=LIBRARY)
@@ -32,6 +52,7 @@ def _forward(
     group: int,
     winners: torch.dtype | None,
     precision: str,
+    backend: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if pair_q is not None:
         across, count = 1, len(pair_q)
@@ -54,12 +75,13 @@ def _backward(
     group: int,
     needs_q: bool,
     needs_d: bool,
+    backend: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return q.new_empty(q.shape if needs_q else (0,)), d.new_empty(d.shape if needs_d else (0,))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-    q, d, _, _, cu_seqlens, pair_q, pair_d, ctx.group, _, _ = inputs
+    q, d, _, _, cu_seqlens, pair_q, pair_d, ctx.group, _, _, ctx.backend = inputs
     ctx.save_for_backward(q, d, output[1], cu_seqlens, pair_q, pair_d)
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
@@ -71,9 +93,10 @@ def _differentiate(ctx: Any, grad: torch.Tensor | None, _: None) -> tuple[torch.
         return (None,) * (2 + len(rest))
     q, d, winners, cu_seqlens, pair_q, pair_d = ctx.saved_tensors
     grad_q, grad_d = torch.ops.rerankkit.maxsim_backward(
-        grad, q, d, winners, cu_seqlens, pair_q, pair_d, ctx.group, needs_q, needs_d
+        grad, q, d, winners, cu_seqlens, pair_q, pair_d, ctx.group, needs_q, needs_d, ctx.backend
     )
     return (grad_q if needs_q else None, grad_d if needs_d else None, *[None] * len(rest))
 
 
 torch.library.register_autograd("rerankkit::maxsim_forward", _differentiate, setup_context=_keep, lib=LIBRARY)
+refuse_second_derivative("maxsim_backward")

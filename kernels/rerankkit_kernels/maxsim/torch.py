@@ -5,10 +5,11 @@ neighbours lie side by side in memory. The backward pass knows the winners alone
 """
 
 from collections.abc import Iterator, Sequence
-from functools import cache
 
 import torch
 from torch.nn.functional import embedding_bag
+
+from rerankkit_kernels.backend import multiplies_bf16, steps
 
 BLOCK = 16
 """Tokens of a packed document that a maximum takes together. Documents packed to a multiple of it need no gather."""
@@ -53,7 +54,7 @@ def forward(
     start, length = document_bounds(d, cu_seqlens, pair_d)
     owner = query_of_pairs(len(start), pair_q, group, q.device)
     across = nq if owner is None else 1
-    rescored = precision == "rescored" and q.dtype == torch.bfloat16 and _multiplies_bf16(q.device.type)
+    rescored = precision == "rescored" and q.dtype == torch.bfloat16 and multiplies_bf16(q.device.type)
     scores = torch.zeros(across, len(start), dtype=wide, device=q.device)
     saved = (len(start), across, lq) if winners else (0,)
     places = torch.full(saved, -1, dtype=winners or torch.int32, device=q.device)
@@ -77,7 +78,8 @@ def forward(
             if rescored and place is not None:
                 own = q[queries].unsqueeze(0) if owner is None else q[owner[pairs]].unsqueeze(1)
                 own = own.expand(len(best), -1, -1, -1)  # [n, m, Lq, dim]
-                _rescore(best, d.reshape(-1, d.shape[-1]), start[pairs, None, None] + place, own)
+                rows = (start[pairs, None, None] + place).clamp_(max=d.numel() // d.shape[-1] - 1)
+                _rescore(best, d.reshape(-1, d.shape[-1]), rows, own)
             scores[queries, pairs] = best.masked_fill_(absent, 0.0).sum(-1).T
             if winners and place is not None:
                 places[pairs, queries] = place.masked_fill_(absent, -1).to(winners)
@@ -110,7 +112,7 @@ def backward(
     column = torch.arange(winners[:1].numel(), device=q.device).view(1, *winners.shape[1:])
     # a document can come back in a later pair, so listed pairs are summed at once
     step = len(winners) if pair_d is not None else WINNERS // max(1, column.numel())
-    for pairs in _steps(len(winners) if winners.numel() else 0, step):
+    for pairs in steps(len(winners) if winners.numel() else 0, step):
         chosen = winners[pairs] >= 0  # [n, m, Lq]
         first, last = 0, len(d_rows)
         if pair_d is None:
@@ -147,7 +149,7 @@ class Product:
 
     def __init__(self, q: torch.Tensor, precision: str) -> None:
         self.q, self.wide = q, torch.promote_types(q.dtype, torch.float32)
-        fast = q.dtype == torch.bfloat16 and precision != "highest" and _multiplies_bf16(q.device.type)
+        fast = q.dtype == torch.bfloat16 and precision != "highest" and multiplies_bf16(q.device.type)
         self.dtype = q.dtype if fast else self.wide
         self.columns = q.to(self.dtype).transpose(1, 2).contiguous()  # [Nq, dim, Lq]
         self.elements = CPU_ELEMENTS if q.device.type == "cpu" else GPU_ELEMENTS
@@ -190,7 +192,7 @@ def _padded(
     """One group of all documents and all queries, or a group of documents for each query."""
     (count, length, dim), (nq, lq, _) = d.shape, product.q.shape
     groups, across = (nq, 1) if group else (1, nq)
-    for queries in _steps(across, COLUMNS // lq):
+    for queries in steps(across, COLUMNS // lq):
         columns = product.columns if group else product.together(queries)
         at_once = product.at_once(length, columns.shape[2])
         for these, docs in _chunks_of_groups(groups, count // groups, at_once):
@@ -208,7 +210,7 @@ def _packed(
     """All queries against documents that lie one after another; gaps are filled with a document's last token."""
     starts, lengths, (nq, lq, _) = start.tolist(), length.tolist(), product.q.shape
     aligned = all(number % BLOCK == 0 for number in lengths)
-    for queries in _steps(nq, COLUMNS // lq):
+    for queries in steps(nq, COLUMNS // lq):
         columns = product.together(queries)
         for docs in _chunks_of_lengths(lengths, product.at_once(1, columns.shape[2]), padded=wanted):
             first, last = starts[docs.start], starts[docs.stop - 1] + lengths[docs.stop - 1]
@@ -243,7 +245,7 @@ def _listed(
 
 def _rescore(best: torch.Tensor, d: torch.Tensor, rows: torch.Tensor, q: torch.Tensor) -> None:
     """Computes the similarities of the winners [n, m, Lq], which are these rows of d, again in best's precision."""
-    for some in _steps(len(best), CPU_ELEMENTS // (rows[0].numel() * d.shape[1])):
+    for some in steps(len(best), CPU_ELEMENTS // (rows[0].numel() * d.shape[1])):
         torch.sum(d[rows[some]].to(best.dtype) * q[some].to(best.dtype), -1, out=best[some])
 
 
@@ -275,18 +277,14 @@ def _sums(
     return embedding_bag(source[order], rows, bags, mode="sum", per_sample_weights=weight[order])
 
 
-def _steps(total: int, step: int) -> Iterator[slice]:
-    yield from (slice(first, min(first + max(1, step), total)) for first in range(0, total, max(1, step)))
-
-
 def _chunks_of_groups(groups: int, per_group: int, at_once: int) -> Iterator[tuple[slice, slice]]:
     """Groups and their documents, at most so many: several whole groups, or a part of one."""
     if at_once >= per_group:
-        for these in _steps(groups, at_once // per_group):
+        for these in steps(groups, at_once // per_group):
             yield these, slice(these.start * per_group, these.stop * per_group)
         return
     for one in range(groups):
-        for part in _steps(per_group, at_once):
+        for part in steps(per_group, at_once):
             yield slice(one, one + 1), slice(one * per_group + part.start, one * per_group + part.stop)
 
 
@@ -301,11 +299,3 @@ def _chunks_of_lengths(lengths: Sequence[int], at_once: int, padded: bool) -> It
         tokens, longest = tokens + length, max(longest, length)
     if lengths:
         yield slice(first, len(lengths))
-
-
-@cache
-def _multiplies_bf16(device: str) -> bool:
-    """Whether the hardware does; otherwise a product in float32 is both faster and better."""
-    if device != "cpu":
-        return True
-    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()

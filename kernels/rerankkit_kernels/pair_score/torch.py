@@ -1,57 +1,117 @@
-"""`pair_score` without the vocabulary: gather the answer's hidden state, multiply it with two rows."""
+"""`pair_score` without the vocabulary: gather the answers' hidden states, multiply them with two rows."""
 
 import torch
 
-MODES = ("diff", "yes", "pair_logprob", "prob")
 
-
-def pair_score(
+def forward(
     hidden: torch.Tensor,
+    positions: torch.Tensor,
     weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    norm: torch.Tensor | None,
     yes_id: int,
     no_id: int,
-    *,
-    positions: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    softcap: float | None = None,
-    scale: float = 1.0,
-    mode: str = "diff",
+    norm_eps: float,
+    scale: float,
+    softcap: float | None,
+    mode: str,
 ) -> torch.Tensor:
-    """Score of the answer "yes" against "no" at one position of each sequence.
-
-    logit = softcap * tanh(scale * (weight @ hidden + bias) / softcap), without the tanh where `softcap` is None.
-
-    Args:
-        hidden: Final hidden states, after the last norm. [rows, length, width]
-        weight: The output layer, or any rows of it. [vocabulary, width]
-        yes_id: Row of `weight` that stands for yes.
-        no_id: Row of `weight` that stands for no.
-        positions: Where each sequence is answered. [rows], int64
-        bias: Of the output layer. [vocabulary]
-        mode: "diff" logit(yes) - logit(no) · "yes" logit(yes) · "pair_logprob" log P(yes) of the two · "prob" P(yes).
-
-    Returns:
-        [rows], float32 whatever the inputs are (float64 stays).
-    """
-    if mode not in MODES:
-        raise ValueError(f"mode {mode!r} is none of {', '.join(MODES)}")
-    if hidden.ndim != 3 or positions.shape != hidden.shape[:1]:
-        raise ValueError(f"hidden {tuple(hidden.shape)} must be [rows, length, width], positions [rows]")
-    answer = hidden[torch.arange(len(hidden), device=hidden.device), positions]  # [rows, width]
-    precision = torch.promote_types(hidden.dtype, torch.float32)
-    # indexed one by one: an index tensor would have to be copied to the device at every call
-    rows = torch.stack([weight[yes_id], weight[no_id]])
-    with torch.autocast(hidden.device.type, enabled=False):  # a difference of two bfloat16 logits would have few bits
-        logits = answer.to(precision) @ rows.to(precision).T  # [rows, 2]
-    if bias is not None:
-        logits = logits + torch.stack([bias[yes_id], bias[no_id]]).to(precision)
-    logits = logits * scale
-    if softcap is not None:
-        logits = softcap * torch.tanh(logits / softcap)
-    yes, no = logits.unbind(-1)
+    """[rows] from hidden [rows, length, width] or [tokens, width], float32 whatever the inputs are (float64 stays)."""
+    answer = _answers(hidden, positions)  # [rows, width]
+    if norm is not None:
+        answer = answer * _inverse(answer, norm_eps) * norm.to(answer.dtype)
+    yes, no = _logits(answer, weight, bias, yes_id, no_id, scale, softcap).unbind(1)
     if mode == "yes":
-        return yes
-    difference = yes - no
+        return yes.contiguous()
     if mode == "pair_logprob":
-        return torch.nn.functional.logsigmoid(difference)
-    return difference if mode == "diff" else difference.sigmoid()
+        return torch.nn.functional.logsigmoid(yes - no)
+    return yes - no if mode == "diff" else (yes - no).sigmoid()
+
+
+def backward(
+    grad: torch.Tensor,
+    hidden: torch.Tensor,
+    positions: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    norm: torch.Tensor | None,
+    yes_id: int,
+    no_id: int,
+    norm_eps: float,
+    scale: float,
+    softcap: float | None,
+    mode: str,
+    needs: list[bool],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of hidden, weight, bias and norm; of those that are not needed, something empty."""
+    answer = _answers(hidden, positions)
+    inverse = _inverse(answer, norm_eps)
+    read = answer if norm is None else answer * inverse * norm.to(answer.dtype)
+    logits = _logits(read, weight, bias, yes_id, no_id, scale, softcap)
+    yes, no = logits.unbind(1)
+    probability = (yes - no).sigmoid()
+    slope = {
+        "diff": torch.ones_like(yes),
+        "yes": torch.ones_like(yes),
+        "pair_logprob": (no - yes).sigmoid(),
+        "prob": probability * (no - yes).sigmoid(),
+    }[mode]
+    by_yes = grad.to(yes.dtype) * slope
+    outer = torch.stack([by_yes, torch.zeros_like(by_yes) if mode == "yes" else -by_yes], 1)  # [rows, 2]
+    outer = outer * scale if softcap is None else outer * scale * (1 - (logits / softcap).square())
+    with torch.autocast(hidden.device.type, enabled=False):
+        by_read, by_rows = outer @ _two(weight, yes_id, no_id, outer.dtype), outer.T @ read
+
+    by_hidden, by_weight, by_bias, by_norm = (outer.new_zeros(0) for _ in range(4))
+    if needs[1]:
+        by_weight = _rows_of(torch.zeros_like(weight), by_rows, yes_id, no_id)
+    if needs[2] and bias is not None:
+        by_bias = _rows_of(torch.zeros_like(bias), outer.sum(0), yes_id, no_id)
+    if norm is not None:
+        by_norm = (by_read * answer * inverse).sum(0).to(norm.dtype)
+        by_read = by_read * norm.to(answer.dtype)
+        by_read = inverse * (by_read - answer * inverse.square() * (by_read * answer).mean(1, keepdim=True))
+    if needs[0]:
+        by_hidden = torch.zeros_like(hidden)
+        where = (positions,) if hidden.ndim == 2 else (torch.arange(len(hidden), device=hidden.device), positions)
+        by_hidden.index_put_(where, by_read.to(hidden.dtype), accumulate=True)
+    return by_hidden, by_weight, by_bias, by_norm
+
+
+def _answers(hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """The hidden state that each score is read from, in the precision of the computation. [rows, width]"""
+    rows = hidden[positions] if hidden.ndim == 2 else hidden[torch.arange(len(hidden), device=hidden.device), positions]
+    return rows.to(torch.promote_types(hidden.dtype, torch.float32))
+
+
+def _inverse(answer: torch.Tensor, eps: float) -> torch.Tensor:
+    return (answer.square().mean(1, keepdim=True) + eps).rsqrt()
+
+
+def _logits(
+    answer: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    yes_id: int,
+    no_id: int,
+    scale: float,
+    softcap: float | None,
+) -> torch.Tensor:
+    """[rows, 2]"""
+    with torch.autocast(answer.device.type, enabled=False):  # a difference of two bfloat16 logits would have few bits
+        logits = answer @ _two(weight, yes_id, no_id, answer.dtype).T
+    if bias is not None:
+        logits = logits + _two(bias, yes_id, no_id, answer.dtype)
+    logits = logits * scale
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+def _two(rows: torch.Tensor, yes_id: int, no_id: int, dtype: torch.dtype) -> torch.Tensor:
+    # indexed one by one: an index tensor would have to be copied to the device at every call
+    return torch.stack([rows[yes_id], rows[no_id]]).to(dtype)
+
+
+def _rows_of(zeros: torch.Tensor, two: torch.Tensor, yes_id: int, no_id: int) -> torch.Tensor:
+    zeros[yes_id] += two[0]
+    zeros[no_id] += two[1]
+    return zeros

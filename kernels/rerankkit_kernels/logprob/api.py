@@ -1,0 +1,94 @@
+"""What users call: every shape becomes rows of hidden states, and one call of the op."""
+
+import torch
+
+from rerankkit_kernels.logprob import op  # noqa: F401  registers it
+
+REDUCTIONS = ("sum", "mean", "none")
+
+
+def token_logprob(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    ids: torch.Tensor,
+    *,
+    bias: torch.Tensor | None = None,
+    softcap: float | None = None,
+    scale: float = 1.0,
+    backend: str = "auto",
+) -> torch.Tensor:
+    """Log-probabilities of some tokens over the whole vocabulary; `reference.py` says what they are.
+
+    Args:
+        hidden: Final hidden states, after the last norm. [..., width]
+        weight: The output layer. [vocabulary, width]
+        ids: Tokens that could follow each hidden state. [..., k]
+        bias: Of the output layer. [vocabulary]
+        backend: "auto", "triton" or "torch"; see `backend.py`.
+
+    Returns:
+        [..., k], float32 whatever the inputs are (float64 stays).
+    """
+    if ids.shape[:-1] != hidden.shape[:-1]:
+        raise ValueError(f"ids must be {[*hidden.shape[:-1], 'k']}, not {list(ids.shape)}")
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    found, _ = torch.ops.rerankkit.logprob_forward(
+        rows, weight, ids.reshape(len(rows), ids.shape[-1]), bias, None, scale, softcap, backend
+    )
+    return found.view(ids.shape)
+
+
+def sequence_logprob(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    mask: torch.Tensor | None = None,
+    cu_seqlens: torch.Tensor | None = None,
+    reduction: str = "sum",
+    bias: torch.Tensor | None = None,
+    softcap: float | None = None,
+    scale: float = 1.0,
+    backend: str = "auto",
+) -> torch.Tensor:
+    """Log-likelihood of each sequence's targets, where the mask is True; only there are logits computed.
+
+    Args:
+        hidden: Final hidden states, after the last norm: [rows, length, width], or packed [tokens, width].
+        weight: The output layer. [vocabulary, width]
+        targets: The token that follows each hidden state: the input's, moved by one. `hidden` without width
+        mask: Which targets count, such as the query's after a document. `hidden` without width
+        cu_seqlens: Where packed sequences begin, and the end of the last. [rows + 1]
+        reduction: "sum" or "mean" over a sequence's targets that count (0 where none does) · "none" each by itself.
+        bias: Of the output layer. [vocabulary]
+        backend: "auto", "triton" or "torch"; see `backend.py`.
+
+    Returns:
+        [rows], or with reduction "none" the shape of `targets`: float32 whatever the inputs are (float64 stays).
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction {reduction!r} is none of {', '.join(REDUCTIONS)}")
+    if hidden.ndim != (3 if cu_seqlens is None else 2):
+        raise ValueError(f"hidden {tuple(hidden.shape)} must be [rows, length, width], or [tokens, width] if packed")
+    for name, given in (("targets", targets), ("mask", mask)):
+        if given is not None and given.shape != hidden.shape[:-1]:
+            raise ValueError(f"{name} must be {tuple(hidden.shape[:-1])}, not {tuple(given.shape)}")
+    rows, real = hidden.reshape(-1, hidden.shape[-1]), None if mask is None else mask.bool()
+    flat = None if real is None else real.reshape(-1)
+    each, _ = torch.ops.rerankkit.logprob_forward(
+        rows, weight, targets.reshape(-1, 1), bias, flat, scale, softcap, backend
+    )
+    each = each.view(targets.shape)
+    if reduction == "none":
+        return each
+    total = _sum(each, cu_seqlens)
+    if reduction == "sum":
+        return total
+    ones = torch.ones_like(each) if real is None else real.to(each.dtype)
+    return total / _sum(ones, cu_seqlens).clamp(min=1)
+
+
+def _sum(each: torch.Tensor, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
+    if cu_seqlens is None:
+        return each.sum(1)
+    return torch.segment_reduce(each, "sum", lengths=cu_seqlens.long().diff(), unsafe=True)

@@ -1,0 +1,60 @@
+"""Log-probabilities as two operators that torch.compile knows."""
+
+from typing import Any
+
+import torch
+
+from rerankkit_kernels.library import LIBRARY, refuse_second_derivative
+from rerankkit_kernels.logprob import torch as fallback
+
+INPUTS = "Tensor hidden, Tensor weight, Tensor ids, Tensor? bias, Tensor? mask"
+OPTIONS = "float scale, float? softcap, str backend"
+LIBRARY.define(f"logprob_forward({INPUTS}, {OPTIONS}) -> (Tensor, Tensor)")
+LIBRARY.define(
+    f"logprob_backward(Tensor grad, {INPUTS}, Tensor totals, {OPTIONS}, bool[] needs) -> (Tensor, Tensor, Tensor)"
+)
+
+
+def run_forward(hidden: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
+    return fallback.forward(hidden, *rest[:-1])
+
+
+def _run_backward(grad: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
+    inputs = (*rest[:-2], rest[-1])  # all but the backend
+    return fallback.backward(grad, *inputs)
+
+
+LIBRARY.impl("logprob_forward", run_forward, "CompositeExplicitAutograd")
+LIBRARY.impl("logprob_backward", _run_backward, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("rerankkit::logprob_forward", lib=LIBRARY)
+def _forward(hidden: torch.Tensor, weight: torch.Tensor, ids: torch.Tensor, *_: Any) -> tuple[torch.Tensor, ...]:
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    return hidden.new_empty(ids.shape, dtype=wide), hidden.new_empty(len(hidden), dtype=wide)
+
+
+@torch.library.register_fake("rerankkit::logprob_backward", lib=LIBRARY)
+def _backward(grad: torch.Tensor, *inputs: Any) -> tuple[torch.Tensor, ...]:
+    hidden, weight, _, bias, *_, needs = inputs
+    return tuple(
+        torch.empty_like(one) if needed and one is not None else grad.new_empty(0)
+        for one, needed in zip((hidden, weight, bias), needs, strict=True)
+    )
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+    ctx.save_for_backward(*inputs[:5], output[1])
+    ctx.mark_non_differentiable(output[1])
+    ctx.options = inputs[5:]
+
+
+def _differentiate(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    needs = [ctx.needs_input_grad[place] for place in (0, 1, 3)]
+    found = torch.ops.rerankkit.logprob_backward(grad, *ctx.saved_tensors, *ctx.options, needs)
+    by_hidden, by_weight, by_bias = [one if needed else None for one, needed in zip(found, needs, strict=True)]
+    return by_hidden, by_weight, None, by_bias, *[None] * 4
+
+
+torch.library.register_autograd("rerankkit::logprob_forward", _differentiate, setup_context=_keep, lib=LIBRARY)
+refuse_second_derivative("logprob_backward")

@@ -1,0 +1,120 @@
+"""Log-probabilities of given tokens with a block of logits at a time; no memory grows with the vocabulary.
+
+The forward pass walks over the vocabulary in chunks and keeps, of every hidden state, the log-sum-exp so far. The
+backward pass computes the same blocks again.
+"""
+
+from collections.abc import Iterator
+
+import torch
+
+from rerankkit_kernels.backend import multiplies_bf16, steps
+
+VOCABULARY, ROWS = 4096, 1024
+"""Logits held at once."""
+
+
+def forward(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    ids: torch.Tensor,
+    bias: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    scale: float,
+    softcap: float | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities [n, k] of ids [n, k] after hidden [n, width], 0 under the mask, and log-sum-exps [n]."""
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    kept = _kept(hidden, mask)
+    read, some = hidden[kept], ids[kept]
+    total = torch.full((len(read),), -torch.inf, dtype=wide, device=hidden.device)
+    with torch.autocast(hidden.device.type, enabled=False):
+        for chunk, part in _chunks(weight):
+            for rows in steps(len(read), ROWS):
+                logits = _capped(_product(read[rows], part), bias, chunk, scale, softcap)
+                total[rows] = torch.logaddexp(total[rows], logits.logsumexp(1))
+    target = torch.empty(some.shape, dtype=wide, device=hidden.device)
+    for rows in steps(len(read), ROWS):
+        for column in range(some.shape[1]):
+            token = some[rows, column]
+            logit = (read[rows].to(wide) * weight[token].to(wide)).sum(1, keepdim=True)
+            target[rows, column] = _capped(logit, bias, token, scale, softcap)[:, 0]
+    logprob, totals = hidden.new_zeros(ids.shape, dtype=wide), hidden.new_zeros(len(hidden), dtype=wide)
+    logprob[kept], totals[kept] = target - total.unsqueeze(1), total
+    return logprob, totals
+
+
+def backward(
+    grad: torch.Tensor,
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    ids: torch.Tensor,
+    bias: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    totals: torch.Tensor,
+    scale: float,
+    softcap: float | None,
+    needs: list[bool],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of hidden, weight and bias; of those that are not needed, something empty."""
+    kept = _kept(hidden, mask)
+    read, some, total, outer = hidden[kept], ids[kept], totals[kept].unsqueeze(1), grad[kept].to(totals.dtype)
+    by_read = totals.new_zeros(read.shape if needs[0] else (0,))
+    by_hidden = torch.zeros_like(hidden) if needs[0] else totals.new_zeros(0)
+    by_weight = torch.zeros_like(weight) if needs[1] else totals.new_zeros(0)
+    by_bias = torch.zeros_like(bias) if needs[2] and bias is not None else totals.new_zeros(0)
+    with torch.autocast(hidden.device.type, enabled=False):
+        for chunk, part in _chunks(weight):
+            by_part = totals.new_zeros(part.shape if needs[1] else (0,))
+            for rows in steps(len(read), ROWS):
+                logits = _capped(_product(read[rows], part), bias, chunk, scale, softcap)
+                slope = scale if softcap is None else scale * (1 - (logits / softcap).square())
+                # a token's log-probability changes with a logit by whether they are the same, less the softmax
+                inner = logits.sub_(total[rows]).exp_().mul_(-outer[rows].sum(1, keepdim=True))
+                place = some[rows] - chunk.start
+                outside = (place < 0) | (place >= len(part))
+                inner.scatter_add_(1, place.masked_fill(outside, 0), outer[rows].masked_fill(outside, 0.0))
+                inner.mul_(slope)
+                if needs[2] and bias is not None:
+                    by_bias[chunk] += inner.sum(0).to(bias.dtype)
+                inner = inner.to(part.dtype)
+                if needs[0]:
+                    by_read[rows] += inner @ part
+                if needs[1]:
+                    by_part += inner.T @ read[rows].to(part.dtype)
+            if needs[1]:
+                by_weight[chunk] = by_part
+    if needs[0]:
+        by_hidden[kept] = by_read.to(hidden.dtype)
+    return by_hidden, by_weight, by_bias
+
+
+def _kept(hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | slice:
+    return slice(None) if mask is None else mask.nonzero()[:, 0]
+
+
+def _chunks(weight: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Rows of the output layer, in the type that products are made in."""
+    fast = weight.dtype == torch.bfloat16 and multiplies_bf16(weight.device.type)
+    dtype = weight.dtype if fast else torch.promote_types(weight.dtype, torch.float32)
+    for chunk in steps(len(weight), VOCABULARY):
+        yield chunk, weight[chunk].to(dtype)
+
+
+def _product(read: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+    return (read.to(part.dtype) @ part.T).to(torch.promote_types(part.dtype, torch.float32))
+
+
+def _capped(
+    logits: torch.Tensor,
+    bias: torch.Tensor | None,
+    tokens: slice | torch.Tensor,
+    scale: float,
+    softcap: float | None,
+) -> torch.Tensor:
+    """In place, but for the type: logits of a slice of the vocabulary [n, m], or of one token for each row [n, 1]."""
+    if bias is not None:
+        logits += bias[tokens] if isinstance(tokens, slice) else bias[tokens].unsqueeze(1)
+    if scale != 1.0:
+        logits *= scale
+    return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)

@@ -1,0 +1,207 @@
+"""Log-probabilities against their definition: shapes, masks, packing, precisions, gradients, and what is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rerankkit_kernels import sequence_logprob, token_logprob
+from rerankkit_kernels.logprob import op
+from rerankkit_kernels.logprob import torch as fallback
+from rerankkit_kernels.logprob.reference import sequence_logprob_reference, token_logprob_reference
+
+VOCABULARY = 37
+SHAPES = [(None, 1.0, False), (3.0, 1.0, False), (None, 0.25, True), (5.0, 0.5, True)]
+
+
+@pytest.fixture(autouse=True)
+def several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fallback, "VOCABULARY", 8)
+    monkeypatch.setattr(fallback, "ROWS", 5)
+
+
+def sample(shape: Any, rows: int = 3, length: int = 4, width: int = 6, seed: int = 0) -> dict[str, Any]:
+    softcap, scale, biased = shape
+    generator = torch.Generator().manual_seed(seed)
+    options: Any = {"generator": generator, "dtype": torch.float64}
+    return {
+        "hidden": torch.randn(rows, length, width, **options),
+        "weight": torch.randn(VOCABULARY, width, **options),
+        "bias": torch.randn(VOCABULARY, **options) if biased else None,
+        "softcap": softcap,
+        "scale": scale,
+    }
+
+
+def targets_and_mask(rows: int = 3, length: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.randint(VOCABULARY, (rows, length), generator=generator)
+    return targets, torch.rand(rows, length, generator=generator) > 0.4
+
+
+@settings(max_examples=60)
+@given(
+    sizes=st.tuples(st.integers(0, 4), st.integers(0, 5), st.integers(1, 17)),
+    shape=st.sampled_from(SHAPES),
+    reduction=st.sampled_from(["sum", "mean", "none"]),
+    masked=st.booleans(),
+)
+def test_it_is_its_definition(sizes: Any, shape: Any, reduction: str, masked: bool) -> None:
+    arguments = sample(shape, *sizes, seed=sum(sizes))
+    targets, mask = targets_and_mask(*sizes[:2], seed=sum(sizes))
+    everything = torch.ones_like(mask)
+    wanted = sequence_logprob_reference(
+        targets=targets, mask=mask if masked else everything, reduction=reduction, **arguments
+    )
+    found = sequence_logprob(targets=targets, mask=mask if masked else None, reduction=reduction, **arguments)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("several", [0, 1, 3])
+def test_tokens_after_a_hidden_state(shape: Any, several: int) -> None:
+    arguments = sample(shape)
+    ids = torch.randint(VOCABULARY, (3, 4, several))
+    found = token_logprob(ids=ids, **arguments)
+    torch.testing.assert_close(found, token_logprob_reference(ids=ids, **arguments), rtol=1e-12, atol=1e-12)
+    last = {**arguments, "hidden": arguments["hidden"][:, -1]}
+    torch.testing.assert_close(token_logprob(ids=ids[:, -1], **last), found[:, -1])
+
+
+def test_the_whole_vocabulary_has_probability_one() -> None:
+    arguments = sample(SHAPES[3])
+    ids = torch.arange(VOCABULARY).expand(3, 4, -1)
+    torch.testing.assert_close(token_logprob(ids=ids, **arguments).exp().sum(-1), torch.ones(3, 4).double())
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean", "none"])
+def test_packed_sequences(reduction: str) -> None:
+    arguments = sample(SHAPES[2])
+    targets, mask = targets_and_mask()
+    wanted = sequence_logprob(targets=targets, mask=mask, reduction=reduction, **arguments)
+    packed = {**arguments, "hidden": arguments["hidden"].flatten(0, 1)}
+    bounds = torch.tensor([0, 4, 8, 8, 12], dtype=torch.int32)
+    found = sequence_logprob(
+        targets=targets.flatten(), mask=mask.flatten(), cu_seqlens=bounds, reduction=reduction, **packed
+    )
+    if reduction == "none":
+        assert torch.equal(found, wanted.flatten())
+    else:
+        torch.testing.assert_close(found[[0, 1, 3]], wanted)
+        assert found[2] == 0  # no token at all
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients(shape: Any) -> None:
+    arguments = sample(shape)
+    leaves = {k: arguments.pop(k).requires_grad_() for k in ("hidden", "weight", "bias") if arguments[k] is not None}
+    targets, mask = targets_and_mask()
+    biased, packed = arguments.pop("bias", None), torch.tensor([0, 5, 12])
+
+    def score(function: Any, *values: torch.Tensor) -> torch.Tensor:
+        return function(targets=targets, mask=mask, **dict(zip(leaves, values, strict=True)), **arguments)
+
+    assert torch.autograd.gradcheck(lambda *values: score(sequence_logprob, *values), tuple(leaves.values()))
+    ours = torch.autograd.grad(score(sequence_logprob, *leaves.values()).square().sum(), list(leaves.values()))
+    wanted = score(sequence_logprob_reference, *leaves.values()).square().sum()
+    theirs = torch.autograd.grad(wanted, list(leaves.values()))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+    flat = leaves["hidden"].flatten(0, 1), leaves["weight"], targets.flatten()
+    found = sequence_logprob(*flat, cu_seqlens=packed, bias=leaves.get("bias", biased), **arguments)
+    each = token_logprob_reference(flat[0], flat[1], flat[2].unsqueeze(1), bias=leaves.get("bias", biased), **arguments)
+    whole = torch.stack([each[:5].sum(), each[5:].sum()])
+    weight = torch.tensor([2.0, -3.0], dtype=torch.float64)
+    for one, other in zip(
+        torch.autograd.grad((found * weight).sum(), list(leaves.values())),
+        torch.autograd.grad((whole * weight).sum(), list(leaves.values())),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_gradients_where_one_state_is_asked_for_several_tokens() -> None:
+    arguments = sample(SHAPES[3])
+    leaves = [arguments.pop("hidden").requires_grad_(), arguments.pop("weight").requires_grad_()]
+    ids = torch.tensor([1, 30, 1]).expand(3, 4, -1)  # one of them twice
+    weight = torch.randn(3, 4, 3, dtype=torch.float64)
+    ours = torch.autograd.grad((token_logprob(*leaves, ids, **arguments) * weight).sum(), leaves)
+    theirs = torch.autograd.grad((token_logprob_reference(*leaves, ids, **arguments) * weight).sum(), leaves)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("frozen", ["hidden", "weight"])
+def test_a_frozen_input_gets_no_gradient(frozen: str) -> None:
+    arguments = sample(SHAPES[0])
+    trained = arguments["weight" if frozen == "hidden" else "hidden"].requires_grad_()
+    targets, _ = targets_and_mask()
+    sequence_logprob(targets=targets, **arguments).sum().backward()
+    assert trained.grad is not None and trained.grad.any() and arguments[frozen].grad is None
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 1e-5), (torch.bfloat16, 0.02)])
+def test_lower_precision_is_summed_in_float32(dtype: torch.dtype, tolerance: float) -> None:
+    arguments = sample(SHAPES[0], width=64)
+    low = {**arguments, "hidden": arguments["hidden"].to(dtype), "weight": arguments["weight"].to(dtype)}
+    exact = {**low, "hidden": low["hidden"].double(), "weight": low["weight"].double()}
+    targets, mask = targets_and_mask()
+    found = sequence_logprob(targets=targets, mask=mask, **low)
+    assert found.dtype == torch.float32
+    wanted = sequence_logprob_reference(targets=targets, mask=mask, **exact)
+    torch.testing.assert_close(found.double(), wanted, rtol=tolerance, atol=tolerance)
+    low["hidden"].requires_grad_(), low["weight"].requires_grad_()
+    grads = torch.autograd.grad(sequence_logprob(targets=targets, **low).sum(), (low["hidden"], low["weight"]))
+    assert [grad.dtype for grad in grads] == [dtype, dtype]
+
+
+def test_extreme_logits_stay_finite() -> None:
+    hidden, weight = torch.tensor([[[1.0], [-1.0]]]), torch.tensor([[1e4], [-1e4]])
+    assert sequence_logprob(hidden, weight, torch.tensor([[0, 0]]), reduction="none").tolist() == [[0.0, -2e4]]
+
+
+def test_what_is_masked_is_not_even_read() -> None:
+    arguments = sample(SHAPES[0])
+    targets, mask = targets_and_mask()
+    wanted = sequence_logprob(targets=targets, mask=mask, **arguments)
+    arguments["hidden"] = arguments["hidden"].masked_fill(~mask.unsqueeze(2), float("nan")).requires_grad_()
+    found = sequence_logprob(targets=targets.masked_fill(~mask, -100), mask=mask, **arguments)
+    assert torch.equal(found, wanted)
+    found.sum().backward()
+    assert not arguments["hidden"].grad[~mask].any() and arguments["hidden"].grad.isfinite().all()
+
+
+def test_no_tensor_is_as_wide_as_the_vocabulary() -> None:
+    arguments = sample(SHAPES[0])
+    arguments["hidden"].requires_grad_()
+    wide: list[torch.Size] = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func.namespace == "rerankkit":  # what it does inside
+                return (op.run_forward if "forward" in str(func) else op._run_backward)(*args)
+            found = func(*args, **(kwargs or {}))
+            if isinstance(found, torch.Tensor) and found.ndim and found.shape[-1] >= VOCABULARY:
+                wide.append(found.shape)
+            return found
+
+    with Watch():
+        sequence_logprob(targets=targets_and_mask()[0], **arguments).sum().backward()
+    assert arguments["hidden"].grad.any() and wide == []
+
+
+def test_wrong_arguments_are_refused() -> None:
+    arguments = sample(SHAPES[0])
+    targets, _ = targets_and_mask()
+    with pytest.raises(ValueError, match="reduction 'max' is none of sum, mean, none"):
+        sequence_logprob(targets=targets, reduction="max", **arguments)
+    with pytest.raises(ValueError, match=r"targets must be \(3, 4\), not \(3, 3\)"):
+        sequence_logprob(targets=targets[:, 1:], **arguments)
+    with pytest.raises(ValueError, match=r"hidden \(3, 4, 6\) must be .* or \[tokens, width\] if packed"):
+        sequence_logprob(targets=targets, cu_seqlens=torch.tensor([0, 4]), **arguments)
+    with pytest.raises(ValueError, match=r"ids must be \[3, 4, 'k'\], not \[3, 4\]"):
+        token_logprob(ids=targets, **arguments)

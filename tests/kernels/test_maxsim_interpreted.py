@@ -1,0 +1,142 @@
+"""MaxSim's Triton kernels, run by Triton's interpreter, against the definition in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from rerankkit_kernels import maxsim, maxsim_packed
+from rerankkit_kernels.maxsim.reference import maxsim_packed_reference, maxsim_reference
+
+pytest.importorskip("triton")
+pytestmark = pytest.mark.interpreted
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+def sample(layout: str, nq: int, nd: int, lq: int, ld: int, dim: int, dtype: torch.dtype) -> Any:
+    shape = {"cross": (nd, ld), "grouped": (nq, nd, ld), "pairs": (nq, ld)}[layout]
+    q = torch.nn.functional.normalize(torch.randn(nq, lq, dim), dim=-1).to(dtype)
+    d = torch.nn.functional.normalize(torch.randn(*shape, dim), dim=-1).to(dtype)
+    d_mask = torch.rand(shape) > 0.4
+    d_mask.view(-1, ld)[0] = False
+    return q, d, torch.rand(nq, lq) > 0.2, d_mask
+
+
+def same(function: Any, reference: Any, q: torch.Tensor, d: torch.Tensor) -> None:
+    """Scores and both gradients; those of the winners that our own forward pass chose are a sum of given rows."""
+    dtype = q.dtype
+    q, d = q.requires_grad_(), d.requires_grad_()
+    found = function(q, d)
+    exact_q, exact_d = (one.detach().double().requires_grad_() for one in (q, d))
+    wanted = reference(exact_q, exact_d)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=2e-5 * q.shape[-2])
+    with torch.no_grad():
+        torch.testing.assert_close(function(q, d), found)  # other tiles, so other rounding
+    weight = torch.randn(found.shape)
+    ours = torch.autograd.grad((found * weight).sum(), (q, d))
+    theirs = torch.autograd.grad((wanted * weight.double()).sum(), (exact_q, exact_d))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.dtype == dtype
+        # the interpreter cuts float32 off where it stores bfloat16
+        rtol, atol = (0.01, 1e-4) if dtype == torch.bfloat16 else (None, None)
+        torch.testing.assert_close(one, other.to(dtype), rtol=rtol, atol=atol)
+    again = torch.autograd.grad((function(q, d) * weight).sum(), (q, d))
+    assert all(torch.equal(one, other) for one, other in zip(ours, again, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["cross", "grouped", "pairs"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_padded(layout: str, masked: bool, dtype: torch.dtype) -> None:
+    q, d, q_mask, d_mask = sample(layout, 3, 2, 9, 70, 24, dtype)
+    masks = (q_mask, d_mask) if masked else (None, None)
+    same(
+        lambda q, d: maxsim(q, d, *masks, layout=layout, backend="triton"),
+        lambda q, d: maxsim_reference(q, d, *masks, layout=layout),
+        q,
+        d,
+    )
+
+
+@pytest.mark.parametrize(
+    ("nq", "lq", "ld", "dim"),
+    [(1, 1, 1, 1), (5, 32, 130, 48), (2, 130, 65, 96), (1, 20, 33, 300), (2, 3, 128, 128), (1, 32, 64, 17)],
+)
+def test_sizes(nq: int, lq: int, ld: int, dim: int) -> None:
+    q, d, *_ = sample("cross", nq, 2, lq, ld, dim, torch.float32)
+    same(lambda q, d: maxsim(q, d, backend="triton"), maxsim_reference, q, d)
+
+
+@pytest.mark.parametrize("listed", ["cross", "own", "pairs"])
+@pytest.mark.parametrize("index", [torch.int32, torch.int64])
+def test_packed(listed: str, index: torch.dtype) -> None:
+    q, _, q_mask, _ = sample("cross", 3, 1, 6, 1, 16, torch.float32)
+    lengths = [4, 0, 130, 64, 1]
+    d, bounds = torch.randn(sum(lengths) + 3, 16), torch.tensor([0, *lengths]).cumsum(0) + 2
+    pair_q = {"cross": None, "own": torch.tensor([0, 2, 1, 1, 0]), "pairs": torch.tensor([0, 1, 1, 2, 2, 0, 0])}[listed]
+    pair_d = torch.tensor([2, 2, 4, 1, 0, 2, 2]) if listed == "pairs" else None
+    options = {"q_mask": q_mask, "pair_q": pair_q, "pair_d": pair_d}
+    low = {**options, "pair_q": None if pair_q is None else pair_q.to(index)}
+    same(
+        lambda q, d: maxsim_packed(q, d, bounds.to(index), backend="triton", **low),
+        lambda q, d: maxsim_packed_reference(q, d, bounds, **options),
+        q,
+        d,
+    )
+
+
+def test_winners_are_those_of_the_fallback_and_the_first_of_equals() -> None:
+    q, d, q_mask, d_mask = sample("cross", 5, 4, 20, 150, 16, torch.float32)
+    d = d.repeat(1, 2, 1)  # every token twice
+    masks = q_mask, d_mask.repeat(1, 2)
+    kept = {}
+    for backend in ("torch", "triton"):
+        arguments = (q, d, *masks, None, None, None, 0, torch.int16, "default", backend)
+        kept[backend] = torch.ops.rerankkit.maxsim_forward(*arguments)[1]
+    assert kept["triton"].dtype == torch.int16 and torch.equal(kept["triton"], kept["torch"])
+    assert (kept["torch"][1:] >= 0).any() and (kept["torch"] < 150).all() and (kept["torch"][0] == -1).all()
+
+
+def test_nothing_is_clamped_at_zero() -> None:
+    q, d = torch.ones(1, 2, 3), -torch.ones(2, 70, 3)
+    d_mask = torch.ones(2, 70, dtype=torch.bool)
+    d_mask[1] = False
+    assert maxsim(q, d, backend="triton").tolist() == [[-6.0, -6.0]]
+    assert maxsim(q, d, d_mask=d_mask, backend="triton").tolist() == [[-6.0, 0.0]]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_seen_unless_masked(bad: float) -> None:
+    q, d, q_mask, d_mask = sample("cross", 2, 3, 5, 70, 8, torch.float32)
+    clean = maxsim(q, d, q_mask, d_mask, backend="triton")
+    soiled = [one.masked_fill(~mask.unsqueeze(2), bad).requires_grad_() for one, mask in ((q, q_mask), (d, d_mask))]
+    scores = maxsim(*soiled, q_mask, d_mask, backend="triton")
+    assert torch.equal(scores, clean)
+    assert all(grad.isfinite().all() for grad in torch.autograd.grad(scores.sum(), soiled))
+    d[1, 66, 0] = float("nan")
+    scores = maxsim(q, d, backend="triton")
+    assert scores[:, 1].isnan().all() and scores[:, [0, 2]].isfinite().all()
+
+
+def test_nothing_to_do() -> None:
+    for shape_q, shape_d in (
+        ((0, 2, 4), (3, 5, 4)),
+        ((2, 0, 4), (3, 5, 4)),
+        ((2, 2, 4), (3, 0, 4)),
+        ((2, 2, 4), (0, 5, 4)),
+    ):
+        q, d = torch.randn(shape_q, requires_grad=True), torch.randn(shape_d, requires_grad=True)
+        scores = maxsim(q, d, backend="triton")
+        assert scores.shape == (shape_q[0], shape_d[0]) and not scores.any()
+        grads = torch.autograd.grad(scores.sum(), (q, d))
+        assert not any(grad.any() for grad in grads)
+
+
+def test_inputs_need_not_be_contiguous() -> None:
+    q, d, *masks = sample("cross", 4, 6, 8, 10, 12, torch.float32)
+    strided = q[:, ::2, ::3], d.flip(0)[::2, :, ::3]
+    masks = [masks[0][:, ::2], masks[1].flip(0)[::2]]
+    found = maxsim(*strided, *masks, backend="triton")
+    torch.testing.assert_close(found, maxsim_reference(*strided, *masks))
