@@ -18,7 +18,8 @@ ANGLED = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 _BERT = {**tiny_bert.SHAPE, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 _ROBERTA = {**_BERT, "max_position_embeddings": 514, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 _DISTILBERT = {"dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4, "initializer_range": 0.3,
-               "max_position_embeddings": 512, "dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0}  # fmt: skip
+               "max_position_embeddings": 512, "dropout": 0.0, "attention_dropout": 0.0,
+               "seq_classif_dropout": 0.0}  # fmt: skip
 _MODERNBERT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
                "initializer_range": 0.3, "max_position_embeddings": 512, "local_attention": 16, "pad_token_id": 0,
                "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}  # fmt: skip

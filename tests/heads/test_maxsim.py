@@ -72,7 +72,7 @@ def naive(of: Reranker, query: str, document: str) -> float:
 
 
 CASES = [
-    *itertools.product((None, False, True), (True, False), ("punctuation", None), (True, False), ("sum",), ((24, True),)),
+    *itertools.product((None, False, True), (True, False), ("punctuation", None), (True, False), ["sum"], [(24, True)]),
     (None, True, "punctuation", True, "mean", (8, False)),
     (False, False, None, False, "mean", (None, False)),
     (True, True, "punctuation", True, "sum", (None, False)),
