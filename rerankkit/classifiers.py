@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,11 @@ def head_names(model: Any) -> list[str]:
         for name, child in children.items()
         if name != model.base_model_prefix and next(child.parameters(), None) is not None
     ]
+
+
+def new_poolers(missing: Iterable[str]) -> list[str]:
+    """The poolers inside a base model that the checkpoint lacks; an adapter would not keep their random weights."""
+    return sorted({key.partition(".pooler.")[0] + ".pooler" for key in missing if ".pooler." in key})
 
 
 def in_float32(model: Any, file: Callable[[str], Path | None]) -> None:

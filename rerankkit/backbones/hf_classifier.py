@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rerankkit import pretrained
-from rerankkit.classifiers import head_names, in_float32, last_token_logits, require_one_label
+from rerankkit.classifiers import head_names, in_float32, last_token_logits, new_poolers, require_one_label
 from rerankkit.errors import RunError
 from rerankkit.lazy import transformers
 from rerankkit.lora import Lora, add_lora
@@ -40,7 +41,8 @@ def hf_classifier(
         dtype: "auto" is the checkpoint's own.
         attention: "auto" is "sdpa" where the architecture can, else "eager".
         revision: Branch, tag or commit of a hub id.
-        lora: Low-rank adapters on all but the classifier, which is trained whole.
+        lora: Low-rank adapters on all but the classifier, which is trained whole, as is a pooler that the
+            checkpoint lacks.
     """
     config = pretrained.load_config(name, revision)
     require_one_label(name, config)
@@ -50,7 +52,7 @@ def hf_classifier(
     if lacking := sorted(missing - new):
         raise RunError(f"{name} lacks weights of its architecture, such as {', '.join(lacking[:3])}")
     tokenizer = pretrained.load_tokenizer(name, revision, model.config)
-    found = HFClassifier(name, revision, tokenizer, model, lora)
+    found = HFClassifier(name, revision, tokenizer, model, lora, new_poolers(new))
     found.untrained = bool(new) and not (lora and lora.start)
     return found
 
@@ -71,11 +73,19 @@ hf_classifier.without_weights = _without_weights  # type: ignore[attr-defined]
 class HFClassifier:
     shares_prefix = False
 
-    def __init__(self, name: str, revision: str | None, tokenizer: Any, model: Any, lora: Lora | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        revision: str | None,
+        tokenizer: Any,
+        model: Any,
+        lora: Lora | None,
+        poolers: Sequence[str] = (),
+    ) -> None:
         self.name, self.revision = name, revision
         self.tokenizer = tokenizer
         in_float32(model, self.file)
-        self.module = add_lora(model, lora, head_names(model)) if lora else model
+        self.module = add_lora(model, lora, [*head_names(model), *poolers]) if lora else model
         self.labels = int(model.config.num_labels)
         self.untrained = False
         self._adapter = lora
