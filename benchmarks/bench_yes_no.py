@@ -17,15 +17,16 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from measuring import SMALL, THREADS, interleaved, print_table
+from measuring import SMALL, interleaved, print_table
 
 from rerankkit import engine
-from rerankkit.backbones.hf_causal import DTYPES, HFCausal, hf_causal
+from rerankkit.backbones.hf_causal import HFCausal, hf_causal
 from rerankkit.collators.sequence import SequenceCollator
 from rerankkit.embedded import embedded_model
 from rerankkit.engine import Parts
 from rerankkit.formatters.pointwise import Pointwise as Template
 from rerankkit.heads.yes_no import yes_no
+from rerankkit.pretrained import DTYPES
 from rerankkit.protocols import Ask, Backbone, Batch, Group, Row
 from rerankkit.readers.stdlib_docs import StdlibDocs
 from rerankkit.reranker import Reranker
@@ -39,12 +40,7 @@ TEMPLATE = "Query: {query}\nDocument: {document}\nDoes the document answer the q
 ANSWERS = "Yes", "No"
 
 
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("threads")
 
 
 def test_yes_no_against_full_logits(benchmark: Any) -> None:
@@ -162,9 +158,9 @@ def in_order(parts: Parts, group: Group, score: Any) -> list[float]:
     found: list[float] = []
     with torch.inference_mode():
         state = None
-        if rows[0].prefix:
-            prefix = parts.collator.collate([Row(list(rows[0].prefix), [])], parts.backbone.tokenizer).tokens
-            state = parts.backbone.read_prefix(prefix)
+        if rows[0].shared:
+            prefix = parts.collator.collate([Row(list(rows[0].shared), [])], parts.backbone.tokenizer).tokens
+            state = parts.backbone.read_shared(prefix)
         for some in batches(rows):
             found += score(parts, engine.collate(parts, some), state).flatten().tolist()
     return found
@@ -179,7 +175,7 @@ def full_logits(parts: Parts, batch: Batch, state: Any) -> torch.Tensor:
 
 def last_position(parts: Parts, batch: Batch, state: Any) -> torch.Tensor:
     """The whole vocabulary, at the answer's position alone."""
-    hidden = parts.backbone.hidden(batch)[torch.arange(len(batch.answer)), batch.answer]  # [rows, width]
+    hidden = parts.backbone.hidden(batch).states[torch.arange(len(batch.answer)), batch.answer]  # [rows, width]
     return yes_minus_no(parts, parts.backbone.module.get_output_embeddings()(hidden))
 
 
@@ -204,7 +200,7 @@ def count(parts: Parts, group: Group) -> tuple[int, int]:
     rows = rows_of(parts, group)
     real = sum(len(row.ids) for row in rows)
     padded = sum(len(some) * max(len(row.ids) for row in some) for some in batches(rows))
-    return real + len(rows[0].prefix), padded - real
+    return real + len(rows[0].shared), padded - real
 
 
 def prompt_lengths(parts: Parts, group: Group) -> str:

@@ -1,11 +1,16 @@
 """What every benchmark shares: interleaved rounds, a table to paste, and a line about the machine."""
 
+from __future__ import annotations
+
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -64,6 +69,36 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     lines += [f"\n{note}"] * bool(note)
     lines += ["", *(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)), ""]
     print("\n".join(lines), flush=True)
+
+
+def in_a_process(file: str, *arguments: str) -> dict[str, float]:
+    """What a benchmark's file prints as JSON when it is run by itself, with large tensors mapped one by one."""
+    environment = ENVIRONMENT | {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
+    done = subprocess.run([sys.executable, file, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+class PeakMemory:
+    """Samples this process's resident memory every millisecond."""
+
+    def __enter__(self) -> PeakMemory:
+        self.peak = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._sample)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        import psutil
+
+        process = psutil.Process()
+        while not self._done.wait(0.001):
+            self.peak = max(self.peak, process.memory_info().rss)
 
 
 def machine() -> str:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rerankkit.errors import InputError, RunError
 from rerankkit.lazy import torch, transformers
 from rerankkit.lora import base_layer, effective_rows
 from rerankkit.protocols import Vocabulary
-from rerankkit.weights import loading, resolve_model
 
 
 @dataclass
@@ -21,23 +19,6 @@ class PrefixState:
 
     layers: list[tuple[torch.Tensor, torch.Tensor]]
     mask: torch.Tensor  # [prefixes, length]
-
-
-def load_tokenizer(path: Path | str, revision: str | None) -> Any:
-    """The tokenizer of a folder or hub id."""
-    return transformers.AutoTokenizer.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
-
-
-def load_shape(name: str, revision: str | None) -> tuple[Any, Any]:
-    """A model's tokenizer, and the model without weights, of which none are read or downloaded."""
-    path = resolve_model(name)
-    with loading(name):
-        tokenizer = load_tokenizer(path, revision)
-        config = transformers.AutoConfig.from_pretrained(path, revision=revision or "main", trust_remote_code=False)
-        with torch.device("meta"):
-            model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    refuse_other_architectures(name, model)
-    return tokenizer, model
 
 
 def refuse_other_architectures(name: str, model: Any) -> None:

@@ -82,7 +82,7 @@ def train(
 @app.command()
 def rank(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="A saved model, or a recipe.")],
+    model: Annotated[str, typer.Argument(help="A saved model, a published checkpoint, or a recipe.")],
     query: Annotated[str | None, typer.Option(help="One query, whose ranking is shown.")] = None,
     queries: Annotated[Path | None, typer.Option(help="JSONL with _id and text.")] = None,
     docs: Annotated[Path | None, typer.Option(help="JSONL with _id, text and title?; a BEIR corpus.")] = None,
@@ -145,6 +145,20 @@ def evaluate(
     groups = given or evaluating.own_groups(models, limit)
     comparison = evaluating.evaluate(models, groups, wanted, weight, baseline, output)
     evaluating.show(comparison, names, as_json)
+
+
+@app.command()
+def export(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="A saved model, a published checkpoint, or a recipe.")],
+    layout: Annotated[str, typer.Option(help="pylate, stanford, open_retrievals or transformers.")],
+    output: Annotated[Path, typer.Option(help="The folder to write.")],
+    code: Code = None,
+    trust_code: TrustCode = False,
+) -> None:
+    """Write a model in the layout of another project, where it scores the same."""
+    _load(model, _overrides(context), code, trust_code).export(output, layout)
+    typer.echo(f"written to {output}")
 
 
 @app.command()
@@ -221,7 +235,8 @@ def _load(name: str, overrides: dict[str, Any], code: list[str] | None, trust_co
     _load_code(code)
     from rerankkit.reranker import Reranker
 
-    if Path(name).is_dir():
+    path = Path(name)
+    if path.is_dir() or name.startswith("embedded:") or ("/" in name and path.suffix != ".cfg"):
         return Reranker.from_pretrained(name, overrides, trust_code)
     return Reranker.from_recipe(name, overrides)
 

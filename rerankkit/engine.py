@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
-from rerankkit.errors import RunError
+from rerankkit.errors import InputError, RunError
 from rerankkit.protocols import (
     Ask,
     Asked,
@@ -24,6 +25,7 @@ from rerankkit.protocols import (
     Formatter,
     Group,
     Head,
+    LateInteraction,
     Order,
     Row,
     Strategy,
@@ -33,6 +35,10 @@ from rerankkit.settings import Engine
 
 ACTIVE_GROUPS = 256
 """How many queries are worked on at once: enough to fill batches, few enough to hold their tokens in memory."""
+ASKS_AT_ONCE = 4096
+"""How many asks are put together before they are scored: enough that they can be sorted into full batches."""
+ENCODED_AT_ONCE = 1024
+"""How many asks are tokenized at once, while those before them are computed."""
 SHORTEST_PREFIX = 8
 
 
@@ -75,7 +81,7 @@ class Parts:
 
 
 def encode(parts: Parts, asks: Sequence[Ask]) -> list[Row]:
-    """The tokens of each ask, with what a group's prompts share moved into their prefix.
+    """The tokens of each ask, with the beginning that a group's prompts have in common set apart.
 
     Training and ranking both come through here, so a prompt cannot differ between them.
     """
@@ -91,16 +97,22 @@ def encode(parts: Parts, asks: Sequence[Ask]) -> list[Row]:
 
 
 def collate(parts: Parts, rows: Sequence[Row]) -> Batch:
-    """One batch of rows with the prefixes they need."""
-    prefixes = list(dict.fromkeys(row.prefix for row in rows if row.prefix))
-    if prefixes and not all(row.prefix for row in rows):
-        rows, prefixes = [_whole(row) for row in rows], []
-    return parts.collator.collate(rows, parts.backbone.tokenizer, prefixes)
+    """One batch of rows with what they share."""
+    shared = list(dict.fromkeys(row.shared for row in rows if row.shared))
+    if shared and not all(row.shared for row in rows):
+        rows, shared = [_whole(row) for row in rows], []
+    return parts.collator.collate(rows, parts.backbone.tokenizer, shared)
 
 
 def forward(parts: Parts, batch: Batch, state: object = None) -> torch.Tensor:
     """Scores [rows, docs asked], float32."""
     return parts.head.score(parts.backbone.hidden(batch, state), batch).float()
+
+
+def forward_all(parts: Parts, batch: Batch) -> torch.Tensor:
+    """Scores of every query of the batch with every row, [queries, rows], float32; for heads of late interaction."""
+    assert isinstance(parts.head, LateInteraction)
+    return parts.head.score_all(parts.backbone.hidden(batch), batch).float()
 
 
 def run(
@@ -111,9 +123,11 @@ def run(
     rankings = [_Ranking(group, parts.strategy.rank(group)) for group in groups]
     waiting, active = rankings[::-1], list[_Ranking]()
     while waiting or active:
-        while waiting and len(active) < ACTIVE_GROUPS:
+        asked = sum(len(ranking.asks) for ranking in active)
+        while waiting and len(active) < ACTIVE_GROUPS and asked < ASKS_AT_ONCE:
             active.append(waiting.pop())
             active[-1].start()
+            asked += len(active[-1].asks)
         asking = [ranking for ranking in active if ranking.order is None]
         scores = iter(score(parts, [Ask(r.group, docs) for r in asking for docs in r.asks], settings, costs))
         for ranking in asking:
@@ -129,22 +143,7 @@ def run(
 
 def score(parts: Parts, asks: Sequence[Ask], settings: Engine, costs: Costs) -> list[list[float]]:
     """Scores of each ask, in the order given: one for each of its documents."""
-    if not asks:
-        return []
-    rows = encode(parts, asks)
-    costs.prompts += len(rows)
-    costs.cut_documents += sum(row.cut_document > 0 for row in rows)
-    costs.cut_queries += sum(row.cut_query > 0 for row in rows)
-    scores: list[list[float]] = [[] for _ in rows]
-    with torch.inference_mode():
-        for prefixes, numbers in _chunks(rows, settings.prefix_tokens):
-            state = _read_prefixes(parts, prefixes, costs)
-            chunk = [rows[number] for number in numbers]
-            costs.prefix_saved += sum(len(row.prefix) for row in chunk) - sum(map(len, prefixes))
-            for batch in _batches(chunk, settings.batch_tokens):
-                found = _score_batch(parts, [chunk[i] for i in batch], prefixes, state, costs)
-                for i, values in zip(batch, found, strict=True):
-                    scores[numbers[i]] = values
+    scores = [values for rows in _encoded_ahead(parts, asks) for values in _score_rows(parts, rows, settings, costs)]
     for ask, values in zip(asks, scores, strict=True):
         if len(values) != len(ask.docs):
             raise RunError(f"the head gave {len(values)} scores to a prompt of {len(ask.docs)} documents")
@@ -155,6 +154,63 @@ def score(parts: Parts, asks: Sequence[Ask], settings: Engine, costs: Costs) -> 
                 f"{names}; a score that is not finite cannot be ranked (fp16 overflows easily: try bf16 or fp32)"
             )
     return scores
+
+
+def _encoded_ahead(parts: Parts, asks: Sequence[Ask]) -> Iterator[list[Row]]:
+    """The rows of the asks, some at a time; the next ones are made while the caller works on these."""
+    pieces = [asks[start : start + ENCODED_AT_ONCE] for start in range(0, len(asks), ENCODED_AT_ONCE)]
+    if len(pieces) < 2:
+        yield from (encode(parts, piece) for piece in pieces)
+        return
+    with ThreadPoolExecutor(max_workers=1) as tokenizing:
+        ahead = tokenizing.submit(encode, parts, pieces[0])
+        for piece in pieces[1:]:
+            rows, ahead = ahead.result(), tokenizing.submit(encode, parts, piece)
+            yield rows
+        yield ahead.result()
+
+
+def _score_rows(parts: Parts, rows: list[Row], settings: Engine, costs: Costs) -> list[list[float]]:
+    """Scores of some rows, in their order, in batches of like length."""
+    costs.prompts += len(rows)
+    costs.cut_documents += sum(row.cut_document > 0 for row in rows)
+    costs.cut_queries += sum(row.cut_query > 0 for row in rows)
+    scores: list[list[float]] = [[] for _ in rows]
+    with torch.inference_mode():
+        for shared, numbers in _chunks(rows, settings.prefix_tokens):
+            chunk = [rows[number] for number in numbers]
+            state = _read_shared(parts, chunk[0], shared, costs)
+            costs.prefix_saved += sum(len(row.shared) for row in chunk) - sum(map(len, shared))
+            for batch in _batches(chunk, settings.batch_tokens):
+                found = _score_batch(parts, [chunk[i] for i in batch], shared, state, costs)
+                for i, values in zip(batch, found, strict=True):
+                    scores[numbers[i]] = values
+    return scores
+
+
+def embed(parts: Parts, texts: Sequence[str], kind: str, settings: Engine) -> list[torch.Tensor]:
+    """Token vectors [tokens, dim] of each text, in the order given; for late interaction."""
+    head = parts.head
+    if not isinstance(head, LateInteraction):
+        raise InputError(
+            "token vectors are what late interaction compares, and this reranker's head reads one score off a prompt"
+        )
+    groups = [Group(text, [""]) if kind == "query" else Group("", [text]) for text in texts]
+    rows = encode(parts, [Ask(group, (0,)) for group in groups])
+    sized = [replace(row, ids=list(row.shared)) for row in rows] if kind == "query" else rows
+    found: list[torch.Tensor] = [torch.empty(0)] * len(rows)
+    for numbers in _batches(sized, settings.batch_tokens):
+        batch = collate(parts, [rows[number] for number in numbers]).to(_device(parts))
+        tokens, of = batch.tokens, list(range(len(numbers)))
+        if kind == "query" and batch.shared is not None and batch.shared_of is not None:
+            tokens, of = batch.shared, batch.shared_of.tolist()
+        if tokens.compared is None:
+            raise InputError("token vectors need query and document read apart; use late_interaction.v1")
+        vectors = head.embed(parts.backbone.read_shared(tokens)).float().cpu()
+        compared = tokens.compared.cpu()
+        for number, row in zip(numbers, of, strict=True):
+            found[number] = vectors[row][compared[row]]
+    return found
 
 
 class _Ranking:
@@ -201,7 +257,7 @@ def _whole_order(value: Any, docs: range) -> Order:
 
 
 def _share_prefix(rows: list[Row]) -> None:
-    """Move the beginning that all rows have in common into `prefix`; each row keeps at least one token of its own."""
+    """Move the beginning that all rows have in common into `shared`; each row keeps at least one token of its own."""
     if len(rows) < 2:
         return
     first, last = min(row.ids for row in rows), max(row.ids for row in rows)  # all others lie between these two
@@ -211,30 +267,30 @@ def _share_prefix(rows: list[Row]) -> None:
         return
     prefix = tuple(first[:common])
     for row in rows:
-        row.prefix, row.ids = prefix, row.ids[common:]
+        row.shared, row.ids = prefix, row.ids[common:]
 
 
 def _whole(row: Row) -> Row:
-    return replace(row, ids=[*row.prefix, *row.ids], prefix=())
+    return replace(row, ids=[*row.shared, *row.ids], shared=())
 
 
 def _chunks(rows: list[Row], prefix_tokens: int) -> Iterator[tuple[list[tuple[int, ...]], list[int]]]:
-    """Rows without a shared prefix, then rows whose prefixes may be held in memory together."""
-    by_prefix: dict[tuple[int, ...], list[int]] = {}
+    """Rows that share nothing, then rows whose shared parts may be held in memory together."""
+    sharing: dict[tuple[int, ...], list[int]] = {}
     for number, row in enumerate(rows):
-        by_prefix.setdefault(row.prefix, []).append(number)
-    if plain := by_prefix.pop((), None):
+        sharing.setdefault(row.shared, []).append(number)
+    if plain := sharing.pop((), None):
         yield [], plain
-    prefixes: list[tuple[int, ...]] = []
+    together: list[tuple[int, ...]] = []
     longest = 0
-    for prefix in by_prefix:
-        if prefixes and max(longest, len(prefix)) * (len(prefixes) + 1) > prefix_tokens:
-            yield prefixes, [number for p in prefixes for number in by_prefix[p]]
-            prefixes, longest = [], 0
-        prefixes.append(prefix)
-        longest = max(longest, len(prefix))
-    if prefixes:
-        yield prefixes, [number for p in prefixes for number in by_prefix[p]]
+    for shared in sharing:
+        if together and max(longest, len(shared)) * (len(together) + 1) > prefix_tokens:
+            yield together, [number for s in together for number in sharing[s]]
+            together, longest = [], 0
+        together.append(shared)
+        longest = max(longest, len(shared))
+    if together:
+        yield together, [number for s in together for number in sharing[s]]
 
 
 def _batches(rows: list[Row], batch_tokens: int) -> Iterator[list[int]]:
@@ -252,20 +308,21 @@ def _batches(rows: list[Row], batch_tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _read_prefixes(parts: Parts, prefixes: list[tuple[int, ...]], costs: Costs) -> object:
-    if not prefixes:
+def _read_shared(parts: Parts, row: Row, shared: list[tuple[int, ...]], costs: Costs) -> object:
+    """The state of what rows share; `row` is any of them."""
+    tokens = parts.collator.collate([row], parts.backbone.tokenizer, shared).shared
+    if tokens is None:
         return None
-    tokens = parts.collator.collate([Row(list(prefix), []) for prefix in prefixes], parts.backbone.tokenizer).tokens
     _count(costs, tokens)
-    return parts.backbone.read_prefix(tokens.to(_device(parts)))
+    return parts.backbone.read_shared(tokens.to(_device(parts)))
 
 
 def _score_batch(
-    parts: Parts, rows: list[Row], prefixes: list[tuple[int, ...]], state: object, costs: Costs
+    parts: Parts, rows: list[Row], shared: list[tuple[int, ...]], state: object, costs: Costs
 ) -> list[list[float]]:
     """Scores of one batch; a batch that does not fit into memory is halved."""
     try:
-        batch = parts.collator.collate(rows, parts.backbone.tokenizer, prefixes)
+        batch = parts.collator.collate(rows, parts.backbone.tokenizer, shared)
         scores = forward(parts, batch.to(_device(parts)), state).tolist()
         _count(costs, batch.tokens)
         return scores
@@ -275,7 +332,7 @@ def _score_batch(
     # only here is the error gone, and with it what its traceback kept in memory
     torch.cuda.empty_cache()
     half = len(rows) // 2
-    return [s for part in (rows[:half], rows[half:]) for s in _score_batch(parts, part, prefixes, state, costs)]
+    return [s for part in (rows[:half], rows[half:]) for s in _score_batch(parts, part, shared, state, costs)]
 
 
 def _count(costs: Costs, tokens: Tokens) -> None:

@@ -5,33 +5,55 @@ Text stays text: "2024-01-01" and "007" arrive as they are written, and a number
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import gzip
 import json
 import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from rerankkit.errors import InputError
 
-_KINDS = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
+DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
+_KINDS = {
+    str: "text",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    Decimal: "a decimal number",
+    list: "a list",
+    dict: "an object",
+    bytes: "bytes",
+    date: "a date",
+    datetime: "a date and time",
+    time: "a time of day",
+    timedelta: "a duration",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One JSON object with the place it was read from."""
+    """One object with the place it was read from.
 
-    path: Path
+    Args:
+        unit: What stands between the path and the number in messages.
+    """
+
+    path: Path | str
     number: int
     data: dict[str, Any]
+    unit: str = ":"
 
     @property
     def place(self) -> str:
-        """`file:line`, for messages."""
-        return f"{self.path}:{self.number}"
+        """`file:line`, or `dataset, row N`, for messages."""
+        return f"{self.path}{self.unit}{self.number}"
 
     def wrong(self, message: str) -> InputError:
         """The error to raise for something wrong in this line."""
@@ -81,9 +103,12 @@ class Line:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.wrong(f'"{key}" must hold numbers, but it holds {kind(value)}: {shown(value)}')
         try:
-            return float(value)
+            number = float(value)
         except OverflowError:
             raise self.wrong(f'"{key}" holds a number too large to use') from None
+        if not math.isfinite(number):
+            raise self.wrong(f'"{key}" must hold numbers, but it holds {number}')
+        return number
 
     def document(self, value: Any, key: str) -> str:
         """A document: text, or an object with a text and perhaps a title, which goes before it."""
@@ -91,7 +116,7 @@ class Line:
             return value
         if not isinstance(value, dict):
             raise self.wrong(f'"{key}" must hold text or {{"title", "text"}} objects, but it holds {kind(value)}')
-        inner = Line(self.path, self.number, value)
+        inner = replace(self, data=value)
         return inner.titled_text(inner.first_key(["text"], f'text in a document of "{key}"'))
 
     def titled_text(self, key: str) -> str:
@@ -117,7 +142,7 @@ def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     path = Path(path)
     number = 0
     try:
-        with _open(path) as file:
+        with open_file(path) as file:
             for number, raw in enumerate(file, start=1):
                 try:
                     text = raw.decode("utf-8")
@@ -131,13 +156,19 @@ def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
                         raise InputError(f"{path}:{number}: a byte-order mark inside the file; remove it")
                     text = text[1:]
                 yield number, text
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{path}: the gzip data breaks off or is damaged after line {number} ({error}); get the file again"
-        ) from error
+    except DAMAGE as error:
+        raise damaged(path, number, error) from error
 
 
-def _open(path: Path) -> Any:
+def damaged(path: Path, number: int, error: BaseException) -> InputError:
+    """The error to raise where gzip data cannot be read on after a line."""
+    return InputError(
+        f"{path}: the gzip data breaks off or is damaged after line {number} ({error}); get the file again"
+    )
+
+
+def open_file(path: Path) -> Any:
+    """The bytes of a file, plain or gzip."""
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
@@ -156,16 +187,31 @@ def _nearest_file(path: Path) -> str:
 
 def _parse(text: str, place: str) -> dict[str, Any]:
     try:
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite)
+        with refusing(place):
+            value = DECODER.decode(text)
     except json.JSONDecodeError as error:
         hint = "; expected one JSON object on each line" if text.lstrip()[:1] in ("[", "{") else ""
         raise InputError(f"{place}: not valid JSON at column {error.colno}: {error.msg}{hint}") from None
+    return checked(value, text, place)
+
+
+@contextlib.contextmanager
+def refusing(place: str) -> Iterator[None]:
+    """Says where valid JSON holds what cannot be used."""
+    try:
+        yield
     except RecursionError:
         raise InputError(f"{place}: nested too deeply") from None
+    except json.JSONDecodeError:
+        raise
     except ValueError as error:
         raise InputError(f"{place}: {error}") from None
+
+
+def checked(value: Any, text: str, place: str, what: str = "line") -> dict[str, Any]:
+    """The value that some JSON text stands for, which must be an object of real characters."""
     if not isinstance(value, dict):
-        raise InputError(f"{place}: expected a JSON object, {{...}}, but the line is {kind(value)}")
+        raise InputError(f"{place}: expected a JSON object, {{...}}, but the {what} is {kind(value)}")
     if "\\u" in text:
         try:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -195,6 +241,9 @@ def _finite(digits: str) -> float:
     return value
 
 
+DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite)
+
+
 def kind(value: Any) -> str:
     """What a JSON value is, in words."""
     return "null" if value is None else _KINDS.get(type(value), type(value).__name__)
@@ -202,7 +251,7 @@ def kind(value: Any) -> str:
 
 def shown(value: Any) -> str:
     """A value, short enough for a message."""
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

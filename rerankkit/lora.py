@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +33,12 @@ class Lora:
     merge: bool = True
 
 
-def add_lora(model: Any, lora: Lora) -> Any:
-    """Wrap a transformers model with an adapter, fresh or gone on from; its trainable weights are float32."""
+def add_lora(model: Any, lora: Lora, whole: Sequence[str] = ()) -> Any:
+    """Wrap a transformers model with an adapter, fresh or gone on from; its trainable weights are float32.
+
+    Args:
+        whole: Modules that are trained and saved whole, such as a classifier.
+    """
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -41,6 +47,8 @@ def add_lora(model: Any, lora: Lora) -> Any:
         lora_dropout=lora.lora_dropout,
         target_modules=lora.target_modules,
         use_rslora=lora.use_rslora,
+        modules_to_save=list(whole) or None,
+        exclude_modules=rf"({'|'.join(map(re.escape, whole))})(\..*)?" if whole else None,
     )
     output = model.get_output_embeddings()
     tied = output is not None and output.weight is model.get_input_embeddings().weight
@@ -80,7 +88,8 @@ def _load_adapter(wrapped: Any, lora: Lora, start: str) -> None:
         loaded = set_peft_model_state_dict(wrapped, weights)
     except RuntimeError as error:
         raise InputError(f"lora: the adapter {start} is for another model: {str(error).splitlines()[-1]}") from error
-    astray = [*loaded.unexpected_keys, *(key for key in loaded.missing_keys if "lora_" in key)]
+    ours = ("lora_", "modules_to_save")
+    astray = [*loaded.unexpected_keys, *(k for k in loaded.missing_keys if any(part in k for part in ours))]
     if astray or found.alpha_pattern:
         raise InputError(
             f"lora: the adapter {start} does not fit this model and target_modules = {lora.target_modules!r} "

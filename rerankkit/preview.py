@@ -10,14 +10,17 @@ import copy
 import inspect
 import json
 import statistics
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
 from rerankkit import engine
+from rerankkit.batches import training_batch
 from rerankkit.checking import component_keys
 from rerankkit.engine import Parts
 from rerankkit.errors import InputError, RunError
@@ -26,7 +29,8 @@ from rerankkit.preview_screen import Example, Figures, Preview, Shown, Token
 from rerankkit.protocols import Ask, Backbone, Batch, Collator, Group, Prompt, Role, Row
 from rerankkit.recipe import Recipe, build, require
 from rerankkit.registry import registry
-from rerankkit.sampling import EpochSampler, TrainingGroups, training_batch
+from rerankkit.sampling import EpochSampler, TrainingGroups
+from rerankkit.stored_groups import StoredGroups
 from rerankkit.typecheck import arguments
 
 SAMPLE = 200
@@ -59,7 +63,8 @@ def preview(recipe: Recipe, example: int = 0) -> Preview:
     parts.head.bind(parts.backbone)
     found = Preview(str(recipe.path), _described(recipe, "model.collator"), _described(recipe, "model.head"))
     if recipe.has("data.train"):
-        _training(recipe, parts, example, found)
+        with tempfile.TemporaryDirectory() as scratch:
+            _training(recipe, parts, example, found, Path(scratch))
     else:
         found.missing.append("no training example: the recipe has no [data.train]")
     _inference(recipe, parts, example, found)
@@ -117,14 +122,15 @@ def _described(recipe: Recipe, section: str) -> str:
     return f"{name} ({', '.join(listed)})"
 
 
-def _training(recipe: Recipe, parts: Parts, example: int, found: Preview) -> None:
+def _training(recipe: Recipe, parts: Parts, example: int, found: Preview, scratch: Path) -> None:
     """The batches of the first steps: the example out of its own batch, the figures over the first of them."""
     given = recipe.section("training")
     seed, data_seed, size, accumulated = (
         given[name] if name in given else getattr(transformers.TrainingArguments, name)
         for name in ("seed", "data_seed", "per_device_train_batch_size", "gradient_accumulation_steps")
     )
-    groups = TrainingGroups(_groups(recipe, "data.train"), recipe.settings("sampling"), seed)
+    stored = StoredGroups(_groups(recipe, "data.train"), scratch / "train.jsonl")
+    groups = TrainingGroups(stored, recipe.settings("sampling"), seed)
     keys = list(EpochSampler(len(groups), seed if data_seed is None else data_seed))
     if example >= len(keys):
         found.missing.append(f"no training example {example}: [data.train] has {len(keys)}")
@@ -166,7 +172,7 @@ def _inference(recipe: Recipe, parts: Parts, example: int, found: Preview) -> No
     section = next((s for s in ("data.test", "data.dev", "data.train") if recipe.has(s)), None)
     if section is None:
         found.missing.append("no data: the recipe has no [data]; the inference example is made up")
-    groups = prepare(_groups(recipe, section) if section else [MADE_UP])
+    groups = prepare(list(_groups(recipe, section)) if section else [MADE_UP])
     if example >= len(groups):
         found.missing.append(
             f"no inference example {example}: {f'[{section}]' if section else 'what is made up'} has {len(groups)}"
@@ -191,11 +197,13 @@ def _inference(recipe: Recipe, parts: Parts, example: int, found: Preview) -> No
     found.figures.append(_figures("inference", rows))
 
 
-def _groups(recipe: Recipe, section: str) -> list[Group]:
-    groups = list(build(recipe, section))
-    if not groups:
+def _groups(recipe: Recipe, section: str) -> Iterator[Group]:
+    some = False
+    for group in build(recipe, section):
+        some = True
+        yield group
+    if not some:
         raise InputError(f"[{section}] gave no groups")
-    return groups
 
 
 def _first_asks(parts: Parts, group: Group) -> list[Ask]:
@@ -233,7 +241,7 @@ def _prompts(
                 shared=len(prefix),
                 cut_query=row.cut_query,
                 cut_document=row.cut_document,
-                answer=len(prefix) + int(batch.answer[number]),
+                answer=None if batch.tokens.compared is not None else len(prefix) + int(batch.answer[number]),
                 tokens=_tokens(prefix + own, row.roles, tokenizer) if len(prompts) < in_full else None,
             )
         )
@@ -243,10 +251,10 @@ def _prompts(
 def _ids(batch: Batch, number: int) -> tuple[list[int], list[int]]:
     """The real tokens of a batch's row: those of its prefix, and its own."""
     own = batch.tokens.ids[number][batch.tokens.mask[number].bool()].tolist()
-    if batch.prefix is None or batch.prefix_of is None:
+    if batch.shared is None or batch.shared_of is None:
         return [], own
-    which = int(batch.prefix_of[number])
-    return batch.prefix.ids[which][batch.prefix.mask[which].bool()].tolist(), own
+    which = int(batch.shared_of[number])
+    return batch.shared.ids[which][batch.shared.mask[which].bool()].tolist(), own
 
 
 def _tokens(ids: list[int], roles: Sequence[Role], tokenizer: Any) -> list[Token]:
@@ -278,13 +286,13 @@ def _texts(ids: list[int], tokenizer: Any) -> list[str]:
 
 def _computed(batch: Batch) -> tuple[int, int]:
     """Real tokens and padding of a batch, shared prefixes once."""
-    masks = [tokens.mask for tokens in (batch.tokens, batch.prefix) if tokens is not None]
+    masks = [tokens.mask for tokens in (batch.tokens, batch.shared) if tokens is not None]
     real = sum(int(mask.sum()) for mask in masks)
     return real, sum(mask.numel() for mask in masks) - real
 
 
 def _figures(kind: str, rows: Sequence[Row]) -> Figures:
-    lengths = torch.tensor([float(len(row.prefix) + len(row.ids)) for row in rows])
+    lengths = torch.tensor([float(len(row.shared) + len(row.ids)) for row in rows])
     at = {"5 %": 0.05, "50 %": 0.5, "95 %": 0.95, "longest": 1.0}
     return Figures(
         kind,
@@ -292,5 +300,5 @@ def _figures(kind: str, rows: Sequence[Row]) -> Figures:
         {name: int(lengths.quantile(share, interpolation="nearest")) for name, share in at.items()},
         sum(row.cut_document > 0 for row in rows) / len(rows),
         sum(row.cut_query > 0 for row in rows) / len(rows),
-        statistics.fmean(len(row.prefix) for row in rows),
+        statistics.fmean(len(row.shared) for row in rows),
     )

@@ -47,7 +47,7 @@ class Shown:
         documents: Which documents of the group it shows.
         counts: How many tokens it has of each role.
         shared: How many leading tokens the group's prompts share and are computed once.
-        answer: Position of the token whose hidden state gives the score.
+        answer: Position of the token whose hidden state gives the score; None where tokens are compared.
         tokens: Its tokens; None where the prompt is only summarised.
     """
 
@@ -57,7 +57,7 @@ class Shown:
     shared: int
     cut_query: int
     cut_document: int
-    answer: int
+    answer: int | None
     tokens: list[Token] | None
 
     @property
@@ -231,6 +231,8 @@ def _sharing(example: Example) -> str:
 
 
 def _answer(shown: Shown, head: str) -> str:
+    if shown.answer is None:
+        return f"query and document are read apart and compared token by token, by {head.split(' ')[0]}"
     text = visible(shown.tokens[shown.answer].text) if shown.tokens else ""
     return f"score read at token {shown.answer + 1} of {shown.length}, '{text}', by {head.split(' ')[0]}"
 

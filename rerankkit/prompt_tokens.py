@@ -11,7 +11,8 @@ from itertools import pairwise
 from typing import Any
 
 from rerankkit.errors import InputError
-from rerankkit.protocols import Prompt, Role
+from rerankkit.lazy import torch
+from rerankkit.protocols import Prompt, Role, Tokens
 
 
 def tokenize(prompts: Sequence[Prompt], tokenizer: Any) -> list[tuple[list[int], list[Role]]]:
@@ -21,25 +22,28 @@ def tokenize(prompts: Sequence[Prompt], tokenizer: Any) -> list[tuple[list[int],
     spells a control token, such as `<|im_end|>`, is it tokenized in parts, and no part holds the control token. Tokens
     that the tokenizer puts at the end are left out: the prompt's last token is where a model answers.
     """
-    control = _control(tokenizer)
+    control = control_tokens(tokenizer)
     parts = [_parts(prompt, control) for prompt in prompts]
     encoded = iter(_encoded([text for prompt in parts for _, text in prompt], tokenizer))
     found = []
     for prompt, split in zip(prompts, parts, strict=True):
-        role_at = _role_lookup(prompt)
+        role_at, own = _role_lookup(prompt), {piece.role for piece in prompt.pieces}
         ids = list(control.leading) if prompt.add_special_tokens else []
         roles: list[Role] = ["fixed"] * len(ids)
         for start, _ in split:
             tokens, spans = next(encoded)
             ids += tokens
-            roles += [role_at(start + max(end - 1, begin)) for begin, end in spans]
+            if len(own) == 1:
+                roles += [*own] * len(tokens)
+            else:
+                roles += [role_at(start + max(end - 1, begin)) for begin, end in spans]
         control.refuse(ids, roles)
         found.append((ids, roles))
     return found
 
 
 @dataclass(frozen=True)
-class _Control:
+class Control:
     """The tokens that steer a model, and the ids that open every sequence."""
 
     pattern: re.Pattern[str] | None
@@ -56,14 +60,14 @@ class _Control:
 
 
 @lru_cache(maxsize=8)
-def _control(tokenizer: Any) -> _Control:
+def control_tokens(tokenizer: Any) -> Control:
     template = tokenizer.chat_template or ""
     added = {i: t for i, t in tokenizer.added_tokens_decoder.items() if t.special or _steers(t.content, str(template))}
     # longest first, so that a match is never a shorter token's; one character cannot be broken in two
     texts = sorted((t.content for t in added.values() if len(t.content) > 1), key=len, reverse=True)
     ids = tokenizer("a")["input_ids"]
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-    return _Control(
+    return Control(
         pattern=re.compile("(?=(" + "|".join(map(re.escape, texts)) + "))") if texts else None,
         ids=frozenset(added) - {tokenizer.unk_token_id},
         leading=tuple(ids[: ids.index(plain[0])]),
@@ -78,7 +82,7 @@ def _steers(token: str, template: str) -> bool:
     return not token.isspace() and (token in template or (token.startswith("<|") and token.endswith("|>")))
 
 
-def _parts(prompt: Prompt, control: _Control) -> list[tuple[int, str]]:
+def _parts(prompt: Prompt, control: Control) -> list[tuple[int, str]]:
     """The prompt's text with its offset, in one part; more where a user's text spells a control token: a break
     inside each such token keeps the tokenizer from seeing it, and changes no character (only a tokenizer that opens
     every text with a space of its own does so at the break)."""
@@ -103,6 +107,17 @@ def _role_lookup(prompt: Prompt) -> Callable[[int], Role]:
         ends.append(end)
         roles.append(piece.role)
     return lambda position: roles[min(bisect_right(ends, position), len(roles) - 1)]
+
+
+def padded(sequences: Sequence[Sequence[int]], tokenizer: Any) -> Tokens:
+    """Token sequences as tensors, padded on the right."""
+    width = max(len(sequence) for sequence in sequences)
+    ids = torch.full((len(sequences), width), tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence, dtype=ids.dtype)
+        mask[row, : len(sequence)] = 1
+    return Tokens(ids, mask)
 
 
 def _encoded(texts: list[str], tokenizer: Any) -> list[tuple[list[int], list[tuple[int, int]]]]:

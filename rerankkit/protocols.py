@@ -4,8 +4,8 @@ Reader     ->  Group                     a query with its candidates
 Strategy   ->  asks                      which documents are looked at together
 Formatter  Ask -> Prompt                 text in pieces, each with a role
 Collator   Prompts -> Rows -> Batch      tokens cut to fit, then tensors
-Backbone   Batch -> hidden states
-Head       hidden states -> scores       float32, one per asked document
+Backbone   Batch -> Hidden               hidden states
+Head       Hidden -> scores              float32, one per asked document
 Loss       scores, labels, mask -> number
 """
 
@@ -84,42 +84,61 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is shown to the model for one ask.
+    """What is shown to the model for one ask: one text, or two that a model reads as a pair or apart.
 
     Args:
         add_special_tokens: Whether the tokenizer adds its own (such as BOS); False where the pieces hold them already,
             as after a chat template.
+        second: Position of the piece that begins the second text; None where all pieces are one text.
     """
 
     pieces: tuple[Piece, ...]
     add_special_tokens: bool = True
+    second: int | None = None
 
 
 @dataclass(slots=True)
 class Row:
-    """One prompt as tokens, cut to fit. The whole sequence is `prefix + ids`.
+    """One prompt as tokens, cut to fit. All its tokens are `shared + ids`.
 
     Args:
-        roles: The role of each token of `prefix + ids`.
-        prefix: The leading tokens that all prompts of the group share and that are computed once.
+        roles: The role of each token of `shared + ids`.
+        shared: Tokens that the prompts of a group have in common and that are computed once: the beginning of one
+            sequence or, where query and document are read apart, the query's own sequence.
+        type_ids: Which of a pair's two texts each token of `ids` belongs to, where the tokenizer tells.
         cut_query: How many tokens of the query were left out.
         cut_document: How many tokens of the document were left out.
     """
 
     ids: list[int]
     roles: list[Role]
-    prefix: tuple[int, ...] = ()
+    shared: tuple[int, ...] = ()
+    type_ids: list[int] | None = None
     cut_query: int = 0
     cut_document: int = 0
 
 
 @dataclass(slots=True)
 class Tokens:
-    """Token sequences padded on the right: `ids` and `mask`, both [rows, length]; `mask` is 1 on real tokens."""
+    """Token sequences padded on the right, all [rows, length].
+
+    Args:
+        mask: 1 on tokens that the model attends to.
+        type_ids: Which of a pair's two texts a token belongs to, where the tokenizer tells.
+        compared: Whose vectors late interaction compares; None where nothing is compared token by token.
+    """
 
     ids: torch.Tensor
     mask: torch.Tensor
     type_ids: torch.Tensor | None = None
+    compared: torch.Tensor | None = None
+
+    def take(self, rows: torch.Tensor) -> Tokens:
+        """Some of the rows, without the padding that only the others needed."""
+        real = self.mask[rows] if self.compared is None else self.mask[rows] | self.compared[rows].to(self.mask.dtype)
+        width = int(real.any(0).nonzero().max()) + 1 if len(rows) else 0
+        types, compared = (value if value is None else value[rows, :width] for value in (self.type_ids, self.compared))
+        return Tokens(self.ids[rows, :width], self.mask[rows, :width], types, compared)
 
     def to(self, device: Any, **options: Any) -> Tokens:
         return _moved(self, device, options)
@@ -130,25 +149,50 @@ class Batch:
     """What a backbone reads at once, and where the answers are.
 
     Args:
-        tokens: The rows, without their shared prefixes.
+        tokens: The rows, without what they share.
         answer: Position, in each row of `tokens`, whose hidden state gives the answer. [rows]
-        prefix: The distinct shared prefixes, or None when nothing is shared.
-        prefix_of: Which prefix each row continues. [rows]
+        shared: What rows share, each distinct one once; None when nothing is shared.
+        shared_of: Which row of `shared` each row goes with. [rows]
         place: Where each score belongs in the flattened [groups * docs] matrix, for training. [rows, docs asked]
-        labels: [groups, docs], for training.
-        mask: Which scores exist. [groups, docs], for training.
+        labels: [groups, docs], for training; [groups, groups * docs] with in-batch negatives.
+        mask: Which scores exist, shaped like `labels`.
     """
 
     tokens: Tokens
     answer: torch.Tensor
-    prefix: Tokens | None = None
-    prefix_of: torch.Tensor | None = None
+    shared: Tokens | None = None
+    shared_of: torch.Tensor | None = None
     place: torch.Tensor | None = None
     labels: torch.Tensor | None = None
     mask: torch.Tensor | None = None
 
     def to(self, device: Any, **options: Any) -> Batch:
         return _moved(self, device, options)
+
+    def take(self, rows: torch.Tensor, all_shared: bool = False) -> Batch:
+        """Some of the rows for a forward pass of their own, with what they share, or with all that is shared; labels
+        and mask stay behind."""
+        shared, shared_of = self.shared, self.shared_of
+        if shared is not None and shared_of is not None:
+            shared_of = shared_of[rows]
+            if not all_shared:
+                needed, shared_of = shared_of.unique(return_inverse=True)
+                shared = shared.take(needed)
+        place = None if self.place is None else self.place[rows]
+        return Batch(self.tokens.take(rows), self.answer[rows], shared, shared_of, place)
+
+
+@dataclass(slots=True)
+class Hidden:
+    """What a backbone makes of a batch.
+
+    Args:
+        states: Hidden states after the last layer. [rows, length, width]
+        shared: Those of the batch's shared tokens, where a backbone reads them apart. [shared, length, width]
+    """
+
+    states: torch.Tensor
+    shared: torch.Tensor | None = None
 
 
 def _moved(value: Any, device: Any, options: dict[str, Any]) -> Any:
@@ -189,7 +233,7 @@ class Collator(Protocol):
 
     def encode(self, prompts: Sequence[Prompt], tokenizer: Any) -> list[Row]: ...
 
-    def collate(self, rows: Sequence[Row], tokenizer: Any, prefixes: Sequence[tuple[int, ...]] = ()) -> Batch: ...
+    def collate(self, rows: Sequence[Row], tokenizer: Any, shared: Sequence[tuple[int, ...]] = ()) -> Batch: ...
 
 
 @runtime_checkable
@@ -201,13 +245,25 @@ class Backbone(Protocol):
     module: Any
     shares_prefix: bool
 
-    def read_prefix(self, prefix: Tokens) -> Any: ...
+    def read_shared(self, shared: Tokens) -> Any: ...
 
-    def hidden(self, batch: Batch, state: Any = None) -> torch.Tensor: ...  # [rows, length, width]
-
-    def vocabulary(self, token_ids: Sequence[int]) -> Vocabulary: ...
+    def hidden(self, batch: Batch, state: Any = None) -> Hidden: ...
 
     def save(self, folder: Path) -> None: ...
+
+
+@runtime_checkable
+class Checkpoint(Protocol):
+    """What a backbone adds where it was read from files, so that a head can read its own from beside them."""
+
+    def file(self, name: str) -> Path | None: ...
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """What a backbone adds to `Backbone` where it has an output layer over its vocabulary."""
+
+    def vocabulary(self, token_ids: Sequence[int]) -> Vocabulary: ...
 
 
 @runtime_checkable
@@ -218,7 +274,31 @@ class Head(Protocol):
 
     def bind(self, backbone: Backbone) -> None: ...
 
-    def score(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor: ...  # [rows, docs asked], float32
+    def score(self, hidden: Hidden, batch: Batch) -> torch.Tensor: ...  # [rows, docs asked], float32
+
+
+@runtime_checkable
+class Pretrained(Protocol):
+    """What a head or a backbone adds that refuses to rank with new weights: `untrained` says that some are random."""
+
+    untrained: bool
+
+
+@runtime_checkable
+class LateInteraction(Protocol):
+    """What a head adds to `Head` where it compares the vectors of single tokens."""
+
+    def embed(self, states: torch.Tensor) -> torch.Tensor: ...  # [texts, length, width] -> [texts, length, dim]
+
+    def score_all(self, hidden: Hidden, batch: Batch) -> torch.Tensor: ...  # [queries, rows]: each query with each row
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """What a backbone adds to `Backbone` where the checkpoint's own classifier answers in place of hidden states:
+    `Hidden.states` is its logits then. [rows, 1, labels]"""
+
+    labels: int
 
 
 @runtime_checkable

@@ -69,8 +69,11 @@ class Sections:
             del self.entries[other], self.headers[other]
 
     def set(self, section: Section, key: str, entry: Entry) -> None:
-        """Write a value, which takes the place of a section of its name. A dict becomes a section."""
+        """Write a value, which takes the place of a section of its name. A dict becomes a section; null in [data]
+        leaves out what the recipe would have extended."""
         self.drop((*section, key))
+        if section == ("data",) and entry.text == "null":
+            return
         content = _dict_in(entry.text)
         if content is None:
             self.entries[section][key] = entry

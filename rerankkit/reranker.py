@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -14,7 +14,8 @@ from rerankkit import engine, saving
 from rerankkit.engine import Costs, Parts
 from rerankkit.errors import InputError
 from rerankkit.progress import quiet_libraries
-from rerankkit.protocols import Ask, Group, Ranked
+from rerankkit.protocols import Ask, Group, Pretrained, Ranked
+from rerankkit.published import published_recipe
 from rerankkit.recipe import Recipe, build, load_recipe
 from rerankkit.settings import Engine
 
@@ -40,6 +41,8 @@ class Reranker:
         self.costs = Costs()
         """What the last call cost."""
         parts.head.bind(parts.backbone)
+        self.untrained = any(isinstance(p, Pretrained) and p.untrained for p in (parts.backbone, parts.head))
+        """Whether weights that scores depend on are random: such a reranker can be trained, and does not rank."""
         self.to("cuda" if torch.cuda.is_available() else "cpu")
 
     @classmethod
@@ -57,12 +60,16 @@ class Reranker:
     def from_pretrained(
         cls, model: str | Path, overrides: dict[str, Any] | None = None, trust_code: bool = False
     ) -> Reranker:
-        """Load a saved reranker.
+        """Load a saved reranker, or a published checkpoint: a cross-encoder of transformers, or late interaction in the
+        layout of PyLate, sentence-transformers, Stanford's ColBERT or open-retrievals.
 
         Args:
+            model: A folder, a hub id, or `embedded:NAME`.
             trust_code: Run the Python code that was saved with the model. Read it first.
         """
-        return saving.load(cls, Path(model), overrides or {}, trust_code)
+        if saving.is_saved(Path(model)):
+            return saving.load(cls, Path(model), overrides or {}, trust_code)
+        return cls.from_recipe(published_recipe(str(model), overrides))
 
     def save_pretrained(self, folder: str | Path, notes: str = "") -> None:
         """Write a folder that `from_pretrained` reads: recipe, weights, where each part came from, a model card.
@@ -74,6 +81,19 @@ class Reranker:
             notes: Markdown for the model card, such as what was measured.
         """
         saving.save(self, Path(folder), notes)
+
+    def export(self, folder: str | Path, layout: str) -> None:
+        """Write a folder that another project loads and that scores the same there; this reranker stays as it is.
+
+        Args:
+            layout: "pylate" (read by sentence-transformers, too), "stanford" or "open_retrievals" for late interaction;
+                "transformers" for a cross-encoder with its own classifier, or the language model behind a yes or no.
+        """
+        from rerankkit import exporting
+
+        self._require_trained()
+        with quiet_libraries():
+            exporting.export(self.parts, Path(folder), layout)
 
     def to(self, device: str | torch.device) -> Reranker:
         """Move all weights to a device."""
@@ -96,6 +116,7 @@ class Reranker:
         for number, group in enumerate(groups):
             if not group.query.strip():
                 raise InputError(f"the query of group {group.qid or number} is empty; give it some text")
+        self._require_trained()
         orders, self.costs = engine.run(self.parts, groups, self.settings, finished)
         return [
             [Ranked(position, score, group.docs[position]) for position, score in order[:top_k]]
@@ -110,6 +131,7 @@ class Reranker:
         """
         if len(pairs) == 2 and all(isinstance(text, str) for text in pairs):
             return self.compute_score([[str(text) for text in pairs]], normalize)
+        self._require_trained()
         groups: dict[str, Group] = {}
         asks = []
         for number, pair in enumerate(pairs):
@@ -125,3 +147,28 @@ class Reranker:
         scores = [score for (score,) in engine.score(self.parts, asks, self.settings, self.costs)]
         self.costs.depth, self.costs.seconds = min(len(asks), 1), time.perf_counter() - start
         return torch.tensor(scores, dtype=torch.float64).sigmoid().tolist() if normalize else scores
+
+    def encode(self, texts: Sequence[str], kind: Literal["query", "document"] = "document") -> list[torch.Tensor]:
+        """Token vectors of each text, for late interaction: one [tokens, dim] a text, normalised, float32, without
+        padding and without the tokens that are not compared.
+
+        Args:
+            kind: Queries and documents are encoded differently: their markers, lengths and expansion.
+        """
+        if isinstance(texts, str):
+            raise InputError("encode takes a list of texts; put the one text into a list")
+        if kind not in ("query", "document"):
+            raise InputError(f"kind = {kind!r} must be 'query' or 'document'")
+        self._require_trained()
+        with torch.inference_mode():
+            return engine.embed(self.parts, texts, kind, self.settings)
+
+    def _require_trained(self) -> None:
+        if not self.untrained:
+            return
+        parts = {"classifier": self.parts.backbone, "head": self.parts.head}
+        new = " and ".join(name for name, part in parts.items() if isinstance(part, Pretrained) and part.untrained)
+        raise InputError(
+            f"the {new or 'head'} of this reranker is new and random, so its scores would mean nothing: train it first "
+            "(rerankkit train), or name a checkpoint that has one; `reranker.untrained = False` ranks all the same"
+        )

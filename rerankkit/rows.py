@@ -2,35 +2,55 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+import json
+import tempfile
+from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
+from pathlib import Path
+from typing import IO, NamedTuple
 
+from rerankkit.errors import InputError
+from rerankkit.fingerprints import fingerprint
 from rerankkit.jsonl_lines import Line, kind, nearest, quoted
+from rerankkit.lazy import numpy
 from rerankkit.protocols import Group
 
 QIDS = ("qid", "query_id")
-DOCUMENT = ("document", "text")
+LINE_BITS = 40
+IN_MEMORY = 32 << 20
+"""How many bytes of flat rows are gathered before a temporary file holds them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What a file calls its query and its relevant and other documents."""
+    """What a file calls its query, its relevant and other documents, and the document and label of a flat row."""
 
     query: str = "query"
     positive: str = "positive"
     negative: str = "negative"
+    document: str = "document"
+    label: str = "label"
+
+    @property
+    def documents(self) -> tuple[str, ...]:
+        return ("document", "text") if self.document == "document" else (self.document,)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return ("label", "labels") if self.label == "label" else (self.label,)
 
 
 def groups_of(lines: Iterator[Line], keys: Keys, notes: Counter[str]) -> Iterator[Group]:
     """Makes groups of rows, whose form the first one decides; counts in `notes` what is odd but legal."""
     first = next(lines)
-    forms = [(keys.query, keys.positive), (keys.query, "docs"), (keys.query, "label")]
+    forms = [(keys.query, keys.positive), (keys.query, "docs"), *((keys.query, label) for label in keys.labels)]
     form = next((form for form in forms if first.has(form[1])), None)
     if form is None:
         raise first.wrong(
-            f"unknown form: expected the keys {' or '.join(quoted(form) for form in forms)}, "
+            f"unknown form: expected the keys {' or '.join(quoted(form) for form in forms[:3])}, "
             f"found {quoted(first.data)}{nearest([key for form in forms for key in form], first.data)}"
         )
     lines = chain([first], lines)
@@ -39,7 +59,7 @@ def groups_of(lines: Iterator[Line], keys: Keys, notes: Counter[str]) -> Iterato
     elif form == forms[1]:
         groups = _by_row(lines, lambda line: _listed(line, keys, notes))
     else:
-        groups = _by_query(lines, keys.query, notes)
+        groups = _by_query(_flat(line, keys, notes) for line in lines)
     for group in groups:
         _note_documents(group, notes)
         yield group
@@ -118,43 +138,81 @@ def _named(line: Line, key: str) -> str:
 
 
 def _by_row(lines: Iterable[Line], read: Callable[[Line], Group]) -> Iterator[Group]:
-    places: dict[str, str] = {}
+    files: list[Path | str] = []
+    places: dict[int, int] = {}  # of query ids' fingerprints, as small as can be: there is one for every row
     for line in lines:
         group = read(line)
-        if group.qid in places:
-            raise line.wrong(f"query id {group.qid!r} was given before, at {places[group.qid]}")
         if group.qid:
-            places[group.qid] = line.place
+            if line.path not in files[-1:]:
+                files.append(line.path)
+            here = len(files) << LINE_BITS | line.number
+            if (before := places.setdefault(fingerprint(group.qid), here)) != here:
+                file, number = files[(before >> LINE_BITS) - 1], before & (1 << LINE_BITS) - 1
+                raise line.wrong(f"query id {group.qid!r} was given before, at {file}{line.unit}{number}")
         yield group
 
 
-def _by_query(lines: Iterable[Line], query_key: str, notes: Counter[str]) -> Iterator[Group]:
-    """Gathers flat rows by query id, or by the query's text where there is no id."""
-    groups: dict[tuple[str, str], Group] = {}
-    places: dict[tuple[str, str], str] = {}
-    ids: dict[tuple[str, str], dict[str, str]] = {}
-    labels: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
-    for line in lines:
-        _check_keys(line, (query_key, "label"), (*QIDS, *DOCUMENT, "doc_id", "title"), notes)
-        query, qid = line.filled_text(query_key), _qid(line)
-        key = (qid, "" if qid else query)
-        group = groups.setdefault(key, Group(query, [], qid=qid))
-        if group.query != query:
-            raise line.wrong(f"query id {qid!r} had another query at {places[key]}: {group.query[:60]!r}")
-        places.setdefault(key, line.place)
-        if line.has("doc_id"):
-            docid, known = line.filled_text("doc_id"), ids.setdefault(key, {})
-            if docid in known:
-                raise line.wrong(f"document id {docid!r} was given for this query before, at {known[docid]}")
-            known[docid] = line.place
-        text = line.first_key(DOCUMENT, "document")
-        group.docs.append(line.document(line.data[text], text) if not line.has("title") else line.titled_text(text))
-        labels[key].append(line.number_of(line.data["label"], "label"))
-        if len(ids.get(key, {})) not in (0, len(group.docs)):
-            raise line.wrong('either all rows of a query have a "doc_id", or none')
-    for key, group in groups.items():
-        group.labels, group.doc_ids = labels[key], list(ids[key]) if key in ids else None
-        yield group
+class _Flat(NamedTuple):
+    """One document of one query."""
+
+    place: str
+    qid: str
+    query: str
+    docid: str | None
+    text: str
+    label: float
+
+    def wrong(self, message: str) -> InputError:
+        return InputError(f"{self.place}: {message}")
+
+
+def _flat(line: Line, keys: Keys, notes: Counter[str]) -> _Flat:
+    label = line.first_key(keys.labels, "label") if any(map(line.has, keys.labels)) else keys.labels[0]
+    _check_keys(line, (keys.query, label), (*QIDS, *keys.documents, "doc_id", "title"), notes)
+    document = line.first_key(keys.documents, "document")
+    return _Flat(
+        line.place,
+        _qid(line),
+        line.filled_text(keys.query),
+        line.filled_text("doc_id") if line.has("doc_id") else None,
+        line.titled_text(document) if line.has("title") else line.document(line.data[document], document),
+        line.number_of(line.data[label], label),
+    )
+
+
+def _by_query(rows: Iterable[_Flat]) -> Iterator[Group]:
+    """Gathers flat rows by query id, or by the query's text where there is no id; memory holds where each row lies."""
+    numbers: dict[int, int] = {}
+    group_of, begins = array("q"), array("q")
+    with tempfile.SpooledTemporaryFile(IN_MEMORY) as file:
+        for row in rows:
+            key = fingerprint(f"{row.qid}\0{'' if row.qid else row.query}")
+            group_of.append(numbers.setdefault(key, len(numbers)))
+            begins.append(file.tell())
+            file.write(json.dumps(row).encode() + b"\n")
+        del numbers
+        order = numpy.argsort(numpy.array(group_of), kind="stable")
+        for _, indices in groupby(order.tolist(), group_of.__getitem__):
+            yield _gathered([_row_at(file, begins[index]) for index in indices])
+
+
+def _row_at(file: IO[bytes], begin: int) -> _Flat:
+    file.seek(begin)
+    return _Flat(*json.loads(file.readline()))
+
+
+def _gathered(rows: list[_Flat]) -> Group:
+    first = rows[0]
+    places: dict[str, str] = {}
+    for row in rows:
+        if row.query != first.query:
+            raise row.wrong(f"query id {row.qid!r} had another query at {first.place}: {first.query[:60]!r}")
+        if (row.docid is None) != (first.docid is None):
+            raise row.wrong('either all rows of a query have a "doc_id", or none')
+        if row.docid is not None and places.setdefault(row.docid, row.place) != row.place:
+            raise row.wrong(f"document id {row.docid!r} was given for this query before, at {places[row.docid]}")
+    labels = [row.label for row in rows]
+    return Group(first.query, [row.text for row in rows], labels, qid=first.qid, doc_ids=list(places) or None)
 
 
 def _note_documents(group: Group, notes: Counter[str]) -> None:

@@ -1,4 +1,4 @@
-"""Training groups: drawn anew from a reader's groups in every epoch, and laid out as one batch.
+"""Training groups: drawn anew from a reader's groups in every epoch.
 
 A draw depends on the seed, the epoch and the group alone, never on what was drawn before, so that a resumed training
 sees what an uninterrupted one would have seen.
@@ -8,90 +8,159 @@ from __future__ import annotations
 
 import logging
 import random
+from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import get_args, get_type_hints
 
+import numpy as np
 import torch
 
-from rerankkit.engine import Parts, collate, encode
 from rerankkit.errors import InputError
-from rerankkit.protocols import Ask, Batch, Group
+from rerankkit.fingerprints import Table, fingerprint
+from rerankkit.protocols import Group
 from rerankkit.settings import Sampling
 
 logger = logging.getLogger("rerankkit")
+LEARN_FROM = get_args(get_type_hints(Sampling)["learn_from"])
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPositives:
+    """What is known to be relevant for a query, as fingerprints: document ids, where there are some, and texts."""
+
+    ids: frozenset[int]
+    texts: frozenset[int]
+
+    def covers(self, text: str, doc_id: str = "") -> bool:
+        """Whether a document is known to be relevant, by its text or by its id; an empty id names nothing."""
+        return fingerprint(text) in self.texts or (doc_id != "" and fingerprint(doc_id) in self.ids)
 
 
 class TrainingGroups(torch.utils.data.Dataset[Group]):
     """Groups of one positive and negatives; items are asked for by (epoch, number).
 
     A positive has a label above 0. Where there are teacher's scores in place of labels, the teacher's best document is
-    the positive, whatever its score.
+    the positive, whatever its score. The given groups are read once at the start and one at a time afterwards; what is
+    held of them takes some hundred bytes for each positive.
     """
 
     def __init__(self, groups: Sequence[Group], sampling: Sampling, seed: int) -> None:
         _require_sensible(sampling)
-        self._groups = [group for group in groups if _positives(group)]
-        if not self._groups:
+        self._groups, self._sampling, self._seed = groups, sampling, seed
+        group_of, position_of, first_of = array("q"), array("q"), array("q")
+        self._relevant_texts, self._relevant_ids, texts_of_ids = Table(), Table(), Table()
+        counts: Counter[str] = Counter()
+        for number, group in enumerate(groups):
+            _targets(group, sampling.learn_from)
+            positives = _positives(group)
+            if not positives:
+                continue
+            self._count(group, counts)
+            first_of.append(len(group_of))
+            for position in positives:
+                group_of.append(number)
+                position_of.append(position)
+                text, docid = fingerprint(group.docs[position]), _docid(group, position)
+                if docid:
+                    texts_of_ids.add(fingerprint(docid), text)
+                for query in _queries(group):
+                    self._relevant_texts.add(query, text)
+                    if docid:
+                        self._relevant_ids.add(query, fingerprint(docid))
+            for docid in (docid for docid, grade in (group.judged or {}).items() if grade > 0):
+                for query in _queries(group):
+                    self._relevant_ids.add(query, fingerprint(docid))
+        if not group_of:
             raise InputError("the training data has no group with a positive document (a label above 0)")
-        if left_out := len(groups) - len(self._groups):
-            logger.warning("%d of %d training groups have no positive document and are left out", left_out, len(groups))
-        self._sampling = sampling
-        self._seed = seed
-        self._pool = [group.docs[position] for group in self._groups for position in _positives(group)]
-        self._relevant: dict[str, set[str]] = {}
-        for group in self._groups:
-            self._relevant.setdefault(group.query, set()).update(group.docs[i] for i in _positives(group))
-        self._report()
+        # every positive: the number of its group and its position there; and every group's first positive
+        self._group_of, self._position_of, self._first_of = map(np.array, (group_of, position_of, first_of))
+        for table in (self._relevant_texts, self._relevant_ids, texts_of_ids):
+            table.seal()
+        self._report(counts)
+        if not texts_of_ids.has_one_value_each():
+            logger.warning(
+                "some document ids of the training data stand for several texts; documents of the same id count as the "
+                "same, so give each document an id of its own, or leave the ids out"
+            )
 
     def __len__(self) -> int:
-        return len(self._groups)
+        return len(self._group_of if self._sampling.unfold_each_positive else self._first_of)
 
     def __getitem__(self, key: tuple[int, int]) -> Group:
         epoch, number = key
-        group, sampling = self._groups[number], self._sampling
-        draw = random.Random(f"{self._seed}/{epoch}/{number}")
-        labels = _labels(group)
-        chosen = [draw.choice(_positives(group))]
+        sampling, draw = self._sampling, random.Random(f"{self._seed}/{epoch}/{number}")
+        if sampling.unfold_each_positive:
+            group, chosen = self._groups[int(self._group_of[number])], [int(self._position_of[number])]
+        else:
+            group = self._groups[int(self._group_of[self._first_of[number]])]
+            chosen = [draw.choice(_positives(group))]
         own = _negatives(group)[: sampling.hardest]
         wanted = sampling.group_size - 1 - sampling.random_negatives
         chosen += draw.sample(own, min(wanted, len(own)))
-        docs = [(group.docs[position], labels[position]) for position in chosen]
+        targets = _targets(group, sampling.learn_from)
+        docs = [(group.docs[position], _docid(group, position), targets[position]) for position in chosen]
         if sampling.random_negatives:  # these also make up for negatives that the query does not have
-            least = min(0.0, *labels)
-            docs += [(text, least) for text in self._strangers(group, sampling.group_size - len(docs), draw)]
+            least = min(0.0, *targets)
+            docs += [(*other, least) for other in self._strangers(group, sampling.group_size - len(docs), draw)]
         draw.shuffle(docs)
-        return Group(group.query, [text for text, _ in docs], [label for _, label in docs], qid=group.qid)
+        texts, ids, labels = (list(column) for column in zip(*docs, strict=True))
+        return Group(group.query, texts, labels, qid=group.qid, doc_ids=ids if any(ids) else None)
 
-    def _strangers(self, group: Group, wanted: int, draw: random.Random) -> list[str]:
-        """Other queries' positives that are not among this query's own documents."""
-        known = {*group.docs, *self._relevant[group.query]}
-        found: list[str] = []
+    def known_positives(self, group: Group) -> KnownPositives:
+        """What any of the data says to be relevant for the query of a group, by the query's text or by its id."""
+        queries = _queries(group)
+        return KnownPositives(
+            frozenset().union(*(self._relevant_ids[query] for query in queries)),
+            frozenset().union(*(self._relevant_texts[query] for query in queries)),
+        )
+
+    def _strangers(self, group: Group, wanted: int, draw: random.Random) -> list[tuple[str, str]]:
+        """Text and id of other queries' positives that are not among this query's own documents."""
+        known, texts, ids = self.known_positives(group), set(group.docs), set(group.doc_ids or ()) - {""}
+        found: list[tuple[str, str]] = []
         for _ in range(10 * wanted):  # where other queries have too few documents, the group stays smaller
-            text = draw.choice(self._pool)
-            if text not in known:
-                known.add(text)
-                found.append(text)
+            which = draw.randrange(len(self._group_of))
+            other, position = self._groups[int(self._group_of[which])], int(self._position_of[which])
+            text, docid = other.docs[position], _docid(other, position)
+            if text not in texts and docid not in ids and not known.covers(text, docid):
+                texts.add(text)
+                ids.update({docid} - {""})
+                found.append((text, docid))
                 if len(found) == wanted:
                     break
         return found
 
-    def _report(self) -> None:
-        """Say what of the data cannot be used, and refuse what cannot be meant."""
-        taught = [group for group in self._groups if group.labels is None]
-        if taught and self._sampling.random_negatives:
+    def _count(self, group: Group, counts: Counter[str]) -> None:
+        """Count what of the data cannot be used, and refuse what cannot be meant."""
+        taught = group.labels is None or self._sampling.learn_from == "teacher_scores"
+        if taught and (self._sampling.random_negatives or self._sampling.in_batch_negatives):
             raise InputError(
-                f"{_name(taught[0])} has teacher_scores and no labels, so a random negative would have no score to "
-                "learn; set [sampling] random_negatives = 0"
+                f"{_name(group)} is learned from its teacher_scores, so a document of another query would have no "
+                "score to learn; set [sampling] random_negatives = 0 and in_batch_negatives = false"
             )
-        if both := sum(group.labels is not None and group.teacher_scores is not None for group in self._groups):
-            logger.warning("%d training groups have labels and teacher_scores; their labels are learned from", both)
-        alone = sum(not _negatives(group) for group in self._groups)
-        if alone and not self._sampling.random_negatives:
+        counts["both"] += group.labels is not None and group.teacher_scores is not None
+        counts["alone"] += not _negatives(group)
+
+    def _report(self, counts: Counter[str]) -> None:
+        used = len(self._first_of)
+        if left_out := len(self._groups) - used:
+            logger.warning(
+                "%d of %d training groups have no positive document and are left out", left_out, len(self._groups)
+            )
+        if counts["both"] and self._sampling.learn_from == "auto":
+            logger.warning(
+                "%d training groups have labels and teacher_scores; their labels are learned from, unless [sampling] "
+                "learn_from says otherwise",
+                counts["both"],
+            )
+        if counts["alone"] and not self._sampling.random_negatives:
             logger.warning(
                 "%d of %d training groups have no negative document, which teaches nothing about the order; "
                 "[sampling] random_negatives draws some from other queries",
-                alone,
-                len(self._groups),
+                counts["alone"],
+                used,
             )
 
 
@@ -106,32 +175,9 @@ class EpochSampler(torch.utils.data.Sampler[tuple[int, int]]):
         return self._size
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = list(range(self._size))
-        random.Random(f"{self._seed}/{self.epoch}").shuffle(order)
-        return iter([(self.epoch, number) for number in order])
-
-
-def training_batch(parts: Parts, groups: Sequence[Group]) -> Batch:
-    """The asks of some training groups with their labels, as the loss will see them: [groups, docs]."""
-    width = max(len(group.docs) for group in groups)
-    asks, place = [], []
-    for number, group in enumerate(groups):
-        for docs in parts.strategy.training_asks(group):
-            asks.append(Ask(group, docs))
-            place.append([number * width + position for position in docs])
-    batch = collate(parts, encode(parts, asks))
-    batch.place = torch.tensor(_rectangle(place, -1))
-    batch.labels = torch.tensor(_rectangle([_labels(group) for group in groups], 0), dtype=torch.float32)
-    batch.mask = torch.arange(width) < torch.tensor([len(group.docs) for group in groups]).unsqueeze(1)
-    return batch
-
-
-def score_matrix(scores: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Scores [rows, docs asked] where they belong: [groups, docs], zero where there is none."""
-    assert batch.place is not None and batch.mask is not None
-    real = batch.place >= 0
-    flat = scores.new_zeros(batch.mask.numel()).index_copy(0, batch.place[real], scores[real])
-    return flat.view_as(batch.mask)
+        epoch, order = self.epoch, array("q", range(self._size))
+        random.Random(f"{self._seed}/{epoch}").shuffle(order)
+        return ((epoch, number) for number in order)
 
 
 def _require_sensible(sampling: Sampling) -> None:
@@ -144,6 +190,17 @@ def _require_sensible(sampling: Sampling) -> None:
         )
     if sampling.hardest is not None and sampling.hardest < 1:
         raise InputError(f"[sampling] hardest = {sampling.hardest} must be at least 1; leave it out to take all")
+    if sampling.learn_from not in LEARN_FROM:
+        raise InputError(f"[sampling] learn_from = {sampling.learn_from!r} must be one of {', '.join(LEARN_FROM)}")
+
+
+def _targets(group: Group, learn_from: str) -> list[float]:
+    if learn_from == "auto":
+        return _labels(group)
+    values = group.labels if learn_from == "labels" else group.teacher_scores
+    if values is None:
+        raise InputError(f"{_name(group)} has no {learn_from}, which [sampling] learn_from says to learn from")
+    return values
 
 
 def _labels(group: Group) -> list[float]:
@@ -167,10 +224,14 @@ def _negatives(group: Group) -> list[int]:
     return [position for position, label in enumerate(_labels(group)) if label <= 0]
 
 
+def _queries(group: Group) -> list[int]:
+    """What a group's query is known by: its text and, where it has one, its id."""
+    return [fingerprint(group.query), *([fingerprint(f"qid\0{group.qid}")] if group.qid else [])]
+
+
+def _docid(group: Group, position: int) -> str:
+    return group.doc_ids[position] if group.doc_ids is not None else ""
+
+
 def _name(group: Group) -> str:
     return f"group {group.qid or group.query[:60]!r}"
-
-
-def _rectangle(rows: Sequence[Sequence[Any]], fill: Any) -> list[list[Any]]:
-    width = max(len(row) for row in rows)
-    return [[*row, *[fill] * (width - len(row))] for row in rows]

@@ -40,16 +40,23 @@ ORIGIN = "origin.json"
 
 
 def save(reranker: Reranker, folder: Path, notes: str = "") -> None:
-    """Write the folder beside its place, then rename it: it is there whole or not at all."""
+    """Write the folder: it is there whole or not at all."""
     if reranker.recipe is None:
         raise InputError("this reranker was not built from a recipe, so it cannot be saved; use Reranker.from_recipe")
+    with written_whole(folder) as unfinished:
+        _write(reranker, reranker.recipe, unfinished, notes)
+
+
+@contextlib.contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """A folder beside its place to write into, which takes its place once it is complete."""
     folder = folder.resolve()
     require_free(folder)
     with _writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            _write(reranker, reranker.recipe, unfinished, notes)
+            yield unfinished
             unfinished.chmod(0o755)
             if folder.exists():
                 folder.rmdir()
@@ -78,6 +85,11 @@ def require_free(folder: Path) -> None:
         raise InputError(f"{folder} already exists and is not empty; give another --output, or remove it first")
 
 
+def is_saved(folder: Path) -> bool:
+    """Whether a folder is, or was meant to be, a reranker that rerankkit saved."""
+    return any((folder / name).exists() for name in (ORIGIN, "recipe.cfg"))
+
+
 def load(cls: type[Reranker], folder: Path, overrides: dict[str, Any], trust_code: bool) -> Reranker:
     """Build a saved reranker's parts and put its weights in."""
     origin = _read_origin(folder)
@@ -94,6 +106,8 @@ def load(cls: type[Reranker], folder: Path, overrides: dict[str, Any], trust_cod
     head = reranker.parts.head.module
     if head is not None:
         _load_head(head, folder / "head.safetensors")
+    reranker.untrained = origin.get("untrained", False)
+    if head is not None:
         reranker.to(next(reranker.parts.backbone.module.parameters()).device)
     return reranker
 
@@ -115,7 +129,13 @@ def _write(reranker: Reranker, recipe: Recipe, folder: Path, notes: str) -> None
             shutil.copyfile(came_from.file, folder / code[-1])
     (folder / "README.md").write_text(_card(recipe, parts, notes), encoding="utf-8")
     files = {str(path.relative_to(folder)): sha256_of(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-    origin = {"rerankkit": __version__, "parts": parts, "code": sorted(set(code)), "files": files}
+    origin = {
+        "rerankkit": __version__,
+        "untrained": reranker.untrained,
+        "parts": parts,
+        "code": sorted(set(code)),
+        "files": files,
+    }
     (folder / ORIGIN).write_text(json.dumps(origin, indent=1), encoding="utf-8")
 
 

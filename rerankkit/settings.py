@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,21 @@ class Sampling:
     Args:
         group_size: Documents of a training group: one positive and negatives.
         random_negatives: How many of the negatives are other queries' documents; the rest are the query's own.
+        in_batch_negatives: Also compare each query with the documents of the batch's other groups (late interaction).
+            Documents that are known to be relevant to a query are left out.
         hardest: Only the first so many of a query's own negatives are drawn from; None takes all.
+        unfold_each_positive: Make a training group of each positive, in place of one of each reader's group, whose
+            positive is another one in every epoch.
+        learn_from: What the loss is given as labels; auto takes the labels where there are some, else the teacher's
+            scores. Which documents are positive is for the labels to say, where there are some, in any case.
     """
 
     group_size: int = 8
     random_negatives: int = 0
+    in_batch_negatives: bool = False
     hardest: int | None = None
+    unfold_each_positive: bool = False
+    learn_from: Literal["auto", "labels", "teacher_scores"] = "auto"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from rerankkit import protocols
 from rerankkit.lazy import torch
-from rerankkit.protocols import Ask, Batch, Group, Order, Tokens, Vocabulary
+from rerankkit.protocols import Ask, Batch, Group, Hidden, Order, Tokens, Vocabulary
 
 QUERY = "what {query} means, <|im_end|> \n"
 DOCS = ["first {document}: <s> text", "", "a third\n\ntext, " * 20, "yes", "Query: the fifth, %s \\n"]
@@ -71,7 +71,7 @@ def check_head(factory: Callable[[], Any], backbone: Any = None) -> None:
 
     def score(hidden: torch.Tensor, rows: list[int]) -> torch.Tensor:
         batch = Batch(Tokens(real[rows].long(), real[rows].long()), answer=lengths[rows] - 1)
-        scores = head.score(hidden[rows], batch)
+        scores = head.score(Hidden(hidden[rows]), batch)
         shape = list(scores.shape)
         _require(len(shape) == 2 and shape[0] == len(rows), f"the scores are {shape}; make them [rows, docs asked]")
         _require(scores.dtype == torch.float32, f"the scores are {scores.dtype}; convert them with .float()")

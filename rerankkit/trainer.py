@@ -14,14 +14,16 @@ from typing import Any
 import safetensors.torch
 import torch
 import transformers
+from torch.utils.checkpoint import checkpoint
 
 from rerankkit import engine
+from rerankkit.batches import Known, chunks_of_rows, score_matrix, training_batch, wide_score_matrix
 from rerankkit.checkpoints import is_complete, rotate, seal
 from rerankkit.engine import Parts
-from rerankkit.errors import RunError
+from rerankkit.errors import InputError, RunError
 from rerankkit.evaluate import measure, qrels_of, run_of
-from rerankkit.protocols import Batch, Group, Loss, Order
-from rerankkit.sampling import EpochSampler, TrainingGroups, score_matrix, training_batch
+from rerankkit.protocols import Batch, Group, LateInteraction, Loss, Order
+from rerankkit.sampling import EpochSampler, TrainingGroups
 from rerankkit.settings import Engine, Evaluation
 
 logger = logging.getLogger("rerankkit")
@@ -29,10 +31,23 @@ WEIGHTS = "trained.safetensors"
 
 
 class TrainingModule(torch.nn.Module):
-    """The weights of a reranker's parts as one module, whose forward is the loss."""
+    """The weights of a reranker's parts as one module, whose forward is the loss.
 
-    def __init__(self, parts: Parts, loss: Loss) -> None:
+    Args:
+        score_chunk: How many prompts are scored at once. Each chunk's activations are dropped once it is scored, and
+            computed again, with the same random state, when the loss has said what each score is worth: GradCache
+            (Gao et al. 2021, arXiv 2101.06983) for any loss. None keeps the whole batch's.
+        in_batch: Score every query with the documents of all groups.
+    """
+
+    def __init__(self, parts: Parts, loss: Loss, score_chunk: int | None = None, in_batch: bool = False) -> None:
         super().__init__()
+        if in_batch and not isinstance(parts.head, LateInteraction):
+            raise InputError(
+                "[sampling] in_batch_negatives needs a head that compares every query with every document, such as "
+                "maxsim.v1; for other heads random_negatives draws documents of other queries"
+            )
+        self._score_chunk, self._in_batch = score_chunk, in_batch
         self.parts = parts
         self.backbone = parts.backbone.module
         if parts.head.module is not None:
@@ -43,8 +58,24 @@ class TrainingModule(torch.nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         assert batch.labels is not None and batch.mask is not None
-        scores = score_matrix(engine.forward(self.parts, batch), batch)
-        return {"loss": self.loss(scores, batch.labels, batch.mask), "scores": scores}
+        scores = self._scores(batch)
+        matrix = wide_score_matrix(scores, batch) if self._in_batch else score_matrix(scores, batch)
+        return {"loss": self.loss(matrix, batch.labels, batch.mask), "scores": matrix}
+
+    def _scores(self, batch: Batch) -> torch.Tensor:
+        """[rows, docs asked], or with in-batch negatives [queries, rows]."""
+        if self._score_chunk is None:
+            return self._score(batch)
+        chunks = list(chunks_of_rows(batch, self._score_chunk))
+        found = []
+        for rows in chunks:
+            chunk = batch.take(rows, all_shared=self._in_batch)
+            # the tensor beside it tells checkpoint which device's random state to keep
+            found.append(checkpoint(lambda _, some: self._score(some), chunk.tokens.ids, chunk, use_reentrant=False))
+        return torch.cat(found, int(self._in_batch)).index_select(int(self._in_batch), torch.cat(chunks).argsort())
+
+    def _score(self, batch: Batch) -> torch.Tensor:
+        return engine.forward_all(self.parts, batch) if self._in_batch else engine.forward(self.parts, batch)
 
     def train(self, mode: bool = True) -> TrainingModule:
         """Where activations are recomputed, a prefix's state cannot be kept: training shares none, ranking does."""
@@ -93,6 +124,7 @@ class GroupTrainer(transformers.Trainer):
         dev: Sequence[Group],
         settings: Engine,
         evaluation: Evaluation,
+        known: Known | None = None,
     ) -> None:
         self._sampler = EpochSampler(len(train), args.data_seed if args.data_seed is not None else args.seed)
         self._dev, self._settings, self._evaluation = dev, settings, evaluation
@@ -103,7 +135,7 @@ class GroupTrainer(transformers.Trainer):
             args=args,
             train_dataset=train,
             eval_dataset=train if dev else None,  # only says that there is something to evaluate on
-            data_collator=lambda groups: {"batch": training_batch(module.parts, groups)},
+            data_collator=lambda groups: {"batch": training_batch(module.parts, groups, known)},
         )
         self.remove_callback(transformers.PrinterCallback)
         self.add_callback(_BeforeEpoch(self._sampler))

@@ -6,8 +6,9 @@ import contextlib
 import logging
 import os
 import shutil
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ from rerankkit.protocols import Group
 from rerankkit.recipe import Recipe, build, fill, load_recipe, require
 from rerankkit.reranker import Reranker
 from rerankkit.sampling import TrainingGroups
+from rerankkit.stored_groups import StoredGroups
 from rerankkit.trainer import GroupTrainer, StopOnInterrupt, TrainingModule
 
 logger = logging.getLogger("rerankkit")
 RECIPE = "recipe.cfg"
 REPLACED = "replaced"
+SCRATCH = "groups-"
 OURS = {
     "remove_unused_columns": "leave it out; there are no columns",
     "logging_nan_inf_filter": "leave it out; a loss that is no number ends the training",
@@ -85,18 +88,29 @@ def train(
         args = _arguments(recipe, work)
         with _quiet_process(args), _folder(work):
             _put_back(output, work)
-            return _train(recipe, args, output, _checkpoint(output, work, resume, overwrite))
+            checkpoint = _checkpoint(output, work, resume, overwrite)
+            with _scratch(args, work) as scratch:
+                return _train(recipe, args, output, checkpoint, scratch)
 
 
-def _train(recipe: Recipe, args: transformers.TrainingArguments, output: Path, checkpoint: Path | None) -> Reranker:
+def _train(
+    recipe: Recipe, args: transformers.TrainingArguments, output: Path, checkpoint: Path | None, scratch: Path
+) -> Reranker:
     seed = args.data_seed if args.data_seed is not None else args.seed
-    groups = TrainingGroups(_groups(recipe, "data.train"), recipe.settings("sampling"), seed)
-    dev = prepare(_groups(recipe, "data.dev")) if recipe.has("data.dev") else []
+    sampling = recipe.settings("sampling")
+    stored = StoredGroups(_groups(recipe, "data.train"), scratch / "train.jsonl")
+    groups = TrainingGroups(stored, sampling, seed)
+    dev = prepare(list(_groups(recipe, "data.dev"))) if recipe.has("data.dev") else []
     if args.dataloader_num_workers:  # tokenizers' threads and a loader's processes do not go together
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers.set_seed(args.seed)
     reranker = Reranker.from_recipe(recipe)
-    module = TrainingModule(reranker.parts, build(recipe, "loss"))
+    module = TrainingModule(
+        reranker.parts,
+        build(recipe, "loss"),
+        recipe.section("training").get("score_chunk"),
+        sampling.in_batch_negatives,
+    )
     trained = sum(weight.numel() for weight in module.trained_weights().values())
     if not trained:
         raise InputError("nothing to train: every weight is frozen")
@@ -105,7 +119,8 @@ def _train(recipe: Recipe, args: transformers.TrainingArguments, output: Path, c
         logger.info("no [data.dev]: nothing is measured, and the weights of the last step are kept")
     # What a part does at its first use only, such as checking itself, must not fall into the first step after a resume.
     engine.run(reranker.parts, [groups[0, 0]], recipe.settings("engine"))
-    trainer = GroupTrainer(module, args, groups, dev, recipe.settings("engine"), recipe.settings("evaluation"))
+    known = groups.known_positives if sampling.in_batch_negatives else None
+    trainer = GroupTrainer(module, args, groups, dev, recipe.settings("engine"), recipe.settings("evaluation"), known)
     _together(args)
     if args.should_save:
         _prepare_folder(Path(args.output_dir), recipe, checkpoint)
@@ -122,6 +137,7 @@ def _train(recipe: Recipe, args: transformers.TrainingArguments, output: Path, c
         )
     module.eval()
     module.require_finite(trainer.state.global_step)
+    reranker.untrained = False
     if args.should_save:
         _save(reranker, output, Path(args.output_dir), _notes(trainer, time.perf_counter() - start))
     _together(args)
@@ -130,6 +146,13 @@ def _train(recipe: Recipe, args: transformers.TrainingArguments, output: Path, c
 
 def _arguments(recipe: Recipe, work: Path) -> transformers.TrainingArguments:
     given = dict(recipe.section("training"))
+    if (chunk := given.pop("score_chunk", None)) is not None and chunk < 1:
+        raise InputError(f"[training] score_chunk = {chunk} must be at least 1; leave it out to score a batch at once")
+    if given.get("max_steps", -1) > 0 and "num_train_epochs" in given:
+        raise InputError(
+            f"[training] max_steps = {given['max_steps']} wins over num_train_epochs = {given['num_train_epochs']}; to "
+            "train by epochs, set max_steps = -1 (--training.max_steps -1)"
+        )
     measures = recipe.settings("evaluation").measures
     for name, remedy in OURS.items():
         if given.get(name):
@@ -190,6 +213,24 @@ def _folder(work: Path) -> Iterator[None]:
             work.rmdir()
 
 
+@contextlib.contextmanager
+def _scratch(args: transformers.TrainingArguments, work: Path) -> Iterator[Path]:
+    """A folder of this process for the groups to train on; what a killed training left of its own goes first."""
+    if args.should_save:
+        for left in work.glob(f"{SCRATCH}*"):
+            _remove(left)
+    _together(args)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=work, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _checkpoint(output: Path, work: Path, resume: bool, overwrite: bool) -> Path | None:
     """Where to go on from, if at all; refuses to touch what an earlier training left unless told what to do."""
     if not overwrite:
@@ -210,8 +251,9 @@ def _prepare_folder(work: Path, recipe: Recipe, checkpoint: Path | None) -> None
     """Clear what an earlier training left, or say how the recipe differs from that of the one gone on with."""
     text = fill(recipe)
     if checkpoint is None:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
+        for entry in work.iterdir():
+            if not entry.name.startswith(SCRATCH):  # what all processes are about to train on
+                _remove(entry)
     elif (work / RECIPE).is_file():
         before = (work / RECIPE).read_text(encoding="utf-8").splitlines()
         if changed := [line for line in text.splitlines() if line not in before]:
@@ -254,11 +296,13 @@ def _together(args: transformers.TrainingArguments) -> None:
         torch.distributed.barrier()
 
 
-def _groups(recipe: Recipe, section: str) -> Sequence[Group]:
-    groups = list(build(recipe, section))
-    if not groups:
+def _groups(recipe: Recipe, section: str) -> Iterator[Group]:
+    some = False
+    for group in build(recipe, section):
+        some = True
+        yield group
+    if not some:
         raise InputError(f"[{section}] gave no groups")
-    return groups
 
 
 class _Report(transformers.TrainerCallback):

@@ -13,11 +13,13 @@ from rerankkit.errors import InputError
 from rerankkit.typecheck import members
 
 _NAMES = {"int": int, "float": float, "bool": bool, "str": str, "list": list, "dict": dict, "Any": Any}
+OWN = {"score_chunk": int | None}
+"""What [training] may say besides: how many prompts are scored at once (see TrainingModule)."""
 
 
 @functools.cache
 def training_fields() -> dict[str, Any]:
-    """The type of each field; an enumeration is the Literal of its values."""
+    """The type of each field of [training]; an enumeration is the Literal of its values."""
     spec = importlib.util.find_spec("transformers")
     if spec is None or spec.origin is None:
         raise InputError("[training] is checked against transformers, which is not installed; pip install transformers")
@@ -25,11 +27,12 @@ def training_fields() -> dict[str, Any]:
     trees = [ast.parse((package / file).read_bytes()) for file in ("training_args.py", "trainer_utils.py")]
     classes = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
     choices = {name: values for name, node in classes.items() if (values := _enumeration(node))}
-    return {
+    fields = {
         node.target.id: _without_text(_annotation(node.annotation, choices), choices)
         for node in classes["TrainingArguments"].body
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
     }
+    return fields | OWN
 
 
 def _enumeration(node: ast.ClassDef) -> Any:

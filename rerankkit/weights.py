@@ -57,18 +57,24 @@ def check_model_name(name: str) -> None:
 
 @contextlib.contextmanager
 def loading(name: str | Path) -> Iterator[None]:
-    """Wraps `from_pretrained`: any failure is explained in one sentence, and without a network it comes at once.
-
-    Left alone, the hub's client tries each file six times, which takes minutes, even for a model that lies in its
-    cache; so when nothing answers there, the cache alone is asked.
-    """
-    with _cache_alone() if _is_hub_id(name) and not _hub_answers() else contextlib.nullcontext():
+    """Wraps `from_pretrained`: any failure is explained in one sentence, and without a network it comes at once."""
+    with hub_or_cache() if is_hub_id(name) else contextlib.nullcontext():
         try:
             yield
         except (InputError, RunError):
             raise
         except Exception as error:
             raise explain_loading_failure(name, error) from error
+
+
+@contextlib.contextmanager
+def hub_or_cache() -> Iterator[None]:
+    """Where the hub does not answer, its cache alone is asked.
+
+    Left alone, the hub's client tries each file six times, which takes minutes, even for what lies in its cache.
+    """
+    with contextlib.nullcontext() if _hub_answers() else _cache_alone():
+        yield
 
 
 def explain_loading_failure(name: str | Path, error: BaseException) -> InputError | RunError:
@@ -80,7 +86,7 @@ def explain_loading_failure(name: str | Path, error: BaseException) -> InputErro
         if isinstance(link, OSError) and link.errno == errno.ENOSPC:
             return RunError(f"no space left on the disk while loading {name!r} ({link}); free some and try again")
     folder = _folder(name)
-    if folder is None or (_is_hub_id(name) and not _is_corrupt(chain)):
+    if folder is None or (is_hub_id(name) and not _is_corrupt(chain)):
         explained = _explain_hub(name, chain)
         if explained is not None:
             return explained
@@ -204,7 +210,7 @@ def _folder(name: str) -> Path | None:
     """Where the files of a model lie on this machine, if they do."""
     if name.startswith(PREFIX):
         return folder_of(name)
-    if not _is_hub_id(name):
+    if not is_hub_id(name):
         folder = Path(name).expanduser()
         return folder if folder.is_dir() else None
     from huggingface_hub import try_to_load_from_cache
@@ -213,7 +219,8 @@ def _folder(name: str) -> Path | None:
     return Path(config).parent if isinstance(config, str) else None
 
 
-def _is_hub_id(name: str | Path) -> bool:
+def is_hub_id(name: str | Path) -> bool:
+    """Whether a name can be one of the hub's, and is no file or folder here."""
     text = str(name)
     return bool(_HUB_ID.fullmatch(text)) and not Path(text).expanduser().exists()
 

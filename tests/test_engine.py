@@ -99,13 +99,13 @@ def test_batch_mates_order_and_padding_change_nothing(architecture: str) -> None
 
 def test_prefix_memory_changes_nothing_and_each_prefix_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     of, seen = parts(), []
-    read = HFCausal.read_prefix
+    read = HFCausal.read_shared
 
     def spy(self: HFCausal, prefix: Any) -> Any:
         seen.append([ids[mask.bool()].tolist() for ids, mask in zip(prefix.ids, prefix.mask, strict=True)])
         return read(self, prefix)
 
-    monkeypatch.setattr(HFCausal, "read_prefix", spy)
+    monkeypatch.setattr(HFCausal, "read_shared", spy)
     groups = [tiny.group(number, 4) for number in range(20, 29)]
     expected = [tiny.naive_scores(of, group) for group in groups]
     for prefix_tokens in (1, 60, 10_000):
@@ -173,7 +173,7 @@ def test_a_training_batch_has_the_scores_and_gradients_of_whole_prompts() -> Non
     for share_prefix in (True, False):
         of = parts("llama", share_prefix)
         batch = engine.collate(of, engine.encode(of, asks))
-        assert (batch.prefix is not None) == share_prefix
+        assert (batch.shared is not None) == share_prefix
         found = engine.forward(of, batch)
         of.backbone.module.zero_grad()
         found.square().sum().backward()
@@ -189,7 +189,7 @@ def test_rows_with_and_without_a_prefix_make_one_batch() -> None:
     of = parts()
     asks = [Ask(group, (i,)) for group in GROUPS for i in range(len(group.docs))]
     batch = engine.collate(of, engine.encode(of, asks))  # the group of one document shares nothing
-    assert batch.prefix is None
+    assert batch.shared is None
     with torch.no_grad():
         found = engine.forward(of, batch).squeeze(1).tolist()
     assert worst([found], [[score for group in naive("llama") for score in group]]) < WANTED

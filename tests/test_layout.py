@@ -155,7 +155,9 @@ def test_the_command_line_is_one_thin_function_per_command() -> None:
         for node in tree.body
         if isinstance(node, ast.FunctionDef) and any("app.command" in ast.unparse(d) for d in node.decorator_list)
     }
-    assert set(commands) == set(["train", "rank", "evaluate", "check", "fill", "preview", "list", "find", "doctor"])
+    assert set(commands) == set(
+        ["train", "rank", "evaluate", "check", "fill", "preview", "list", "find", "doctor", "export"]
+    )
     assert {name: count for name, count in commands.items() if count >= 20} == {}
 
 

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from rerankkit import causal_lm, engine, trainer
+from rerankkit import engine, pretrained, trainer
 from rerankkit.backbones.hf_causal import hf_causal
 from rerankkit.errors import InputError, RunError
 from rerankkit.evaluate import prepare
@@ -76,9 +76,9 @@ def sequences(batch: Batch) -> list[list[int]]:
     found = []
     for i, mask in enumerate(batch.tokens.mask):
         own = batch.tokens.ids[i, : int(mask.sum())].tolist()
-        if batch.prefix is not None and batch.prefix_of is not None:
-            which = int(batch.prefix_of[i])
-            own = batch.prefix.ids[which, : int(batch.prefix.mask[which].sum())].tolist() + own
+        if batch.shared is not None and batch.shared_of is not None:
+            which = int(batch.shared_of[i])
+            own = batch.shared.ids[which, : int(batch.shared.mask[which].sum())].tolist() + own
         found.append(own)
     return found
 
@@ -108,7 +108,7 @@ def test_the_tokens_are_those_of_the_training_batch(
     captured: list[Batch] = []
     real = trainer.training_batch
 
-    def capture(parts: Any, groups: Any) -> Batch:
+    def capture(parts: Any, groups: Any, known: Any = None) -> Batch:
         captured.append(real(parts, groups))
         return captured[-1]
 
@@ -125,7 +125,7 @@ def test_the_tokens_are_those_of_the_training_batch(
         assert [prompt["labels"] for prompt in prompts] == [[label] for label in batch.labels[in_batch].tolist()]
         assert [prompt["documents"] for prompt in prompts] == [[0], [1], [2], [3]]
         assert [sum(prompt["counts"].values()) for prompt in prompts] == [len(row) for row in trained]
-        shared = 0 if batch.prefix is None else int(batch.prefix.mask[in_batch].sum())
+        shared = 0 if batch.shared is None else int(batch.shared.mask[in_batch].sum())
         assert {prompt["shared"] for prompt in prompts} == {shared}
         assert (shared > 0) == (template == QUERY_FIRST and not recomputing)
 
@@ -296,13 +296,13 @@ def test_weights_are_read_only_where_a_backbone_cannot_do_without(
 ) -> None:
     recipe = loaded(recipe_file)
     shapes: list[str] = []
-    real = causal_lm.load_shape
+    real = pretrained.load_shape
 
-    def count(name: str, revision: str | None) -> tuple[Any, Any]:
+    def count(auto: Any, name: str, *rest: Any) -> tuple[Any, Any]:
         shapes.append(name)
-        return real(name, revision)
+        return real(auto, name, *rest)
 
-    monkeypatch.setattr(causal_lm, "load_shape", count)
+    monkeypatch.setattr(pretrained, "load_shape", count)
     light = as_dict(recipe)
     monkeypatch.delattr(hf_causal, "without_weights")
     assert as_dict(recipe) == light and len(shapes) == 1

@@ -11,9 +11,10 @@ import pytest
 import tiny
 import torch
 
+from rerankkit.batches import score_matrix, training_batch
 from rerankkit.errors import InputError
 from rerankkit.protocols import Asked, Group
-from rerankkit.sampling import EpochSampler, TrainingGroups, score_matrix, training_batch
+from rerankkit.sampling import EpochSampler, TrainingGroups
 from rerankkit.settings import Sampling
 
 
@@ -114,6 +115,38 @@ def test_groups_without_a_positive_are_left_out_with_a_count(caplog: pytest.LogC
         TrainingGroups(given[1:2], Sampling(), seed=0)
 
 
+def test_each_positive_by_itself() -> None:
+    given = groups(5, positives=3)
+    given[2] = replace(given[2], labels=[0.0, 2.0, 0.0, *[0.0] * 7])
+    given[3] = replace(given[3], labels=[0.0] * 10)  # no positive, so no group
+    data = TrainingGroups(given, Sampling(group_size=4, unfold_each_positive=True), seed=0)
+    expected = [(g.query, t) for g in given for t, label in zip(g.docs, g.labels or [], strict=True) if label > 0]
+    assert len(data) == len(expected) == 10
+    for epoch in range(5):
+        drawn = [data[epoch, number] for number in range(len(data))]
+        assert [(g.query, t) for g in drawn for t, y in zip(g.docs, g.labels or [], strict=True) if y > 0] == expected
+        assert all(len(group.docs) == 4 for group in drawn)
+    assert data[0, 0] != data[1, 0] == data[1, 0]
+    assert len(TrainingGroups(given, Sampling(group_size=4), seed=0)) == 4
+    taught = [Group("q", ["a", "b"], teacher_scores=[-1.0, -2.0])]
+    alone = TrainingGroups(taught, Sampling(group_size=2, unfold_each_positive=True), seed=0)
+    assert len(alone) == 1 and sorted(alone[0, 0].docs) == ["a", "b"]
+
+
+def test_document_ids_come_along(caplog: pytest.LogCaptureFixture) -> None:
+    given = [replace(group, doc_ids=[f"id of {text}" for text in group.docs]) for group in groups()]
+    for _, group in drawn(TrainingGroups(given, Sampling(group_size=5, random_negatives=2), seed=0), 10):
+        assert group.doc_ids == [f"id of {text}" for text in group.docs]
+    given[1:] = groups()[1:]  # only one query's documents have ids, which strangers bring along
+    seen: set[str] = set()
+    for _, group in drawn(TrainingGroups(given, Sampling(group_size=5, random_negatives=2), seed=0), 10):
+        ids = [f"id of {text}" if text.startswith("0 ") else "" for text in group.docs]
+        assert group.doc_ids == (ids if any(ids) else None)
+        seen.update(ids)
+    assert "" in seen and "id of 0 yes 1" in seen
+    assert "stand for several texts" not in caplog.text
+
+
 def test_labels_keep_their_values() -> None:
     given = [Group("q", ["a", "b", "c", "d"], [0.25, 3.5, 0.0, -1.0])]
     dataset = TrainingGroups(given, Sampling(group_size=3), seed=0)
@@ -145,6 +178,35 @@ def test_teacher_scores_stand_in_for_labels(caplog: pytest.LogCaptureFixture) ->
         TrainingGroups([Group("what", ["a"])], Sampling(), seed=0)
 
 
+@pytest.mark.parametrize("asked", [{"random_negatives": 1}, {"in_batch_negatives": True}])
+def test_other_queries_documents_have_no_teachers_score(asked: dict[str, Any]) -> None:
+    group = Group("q", ["a", "b"], [1.0, 0.0], teacher_scores=[1.0, 2.0])
+    TrainingGroups([group], Sampling(**asked), seed=0)
+    with pytest.raises(InputError, match="group 'q' is learned from its teacher_scores"):
+        TrainingGroups([group], Sampling(**asked, learn_from="teacher_scores"), seed=0)
+    with pytest.raises(InputError, match="group 'q' is learned from its teacher_scores"):
+        TrainingGroups([replace(group, labels=None)], Sampling(**asked), seed=0)
+
+
+def test_what_is_learned_can_be_chosen(caplog: pytest.LogCaptureFixture) -> None:
+    both = Group("q", ["a", "b", "c"], [0.0, 1.0, 0.0], [9.0, -2.5, 4.0])
+    scores, labels = Group("only scores", ["a"], teacher_scores=[1.0]), Group("only labels", ["a"], [1.0])
+    with caplog.at_level(logging.WARNING, "rerankkit"):
+        data = TrainingGroups([both], Sampling(group_size=2, learn_from="teacher_scores"), seed=0)
+        assert "their labels are learned from" not in caplog.text
+    for _, group in drawn(data, 20):
+        assert "b" in group.docs  # the labels say which one is positive
+        assert group.labels == [{"a": 9.0, "b": -2.5, "c": 4.0}[text] for text in group.docs]
+    (group,) = (TrainingGroups([both], Sampling(group_size=3, learn_from="labels"), seed=0)[0, 0],)
+    assert sorted(group.labels or []) == [0.0, 0.0, 1.0]
+    with pytest.raises(InputError, match="group 'only scores' has no labels"):
+        TrainingGroups([both, scores], Sampling(learn_from="labels"), seed=0)
+    with pytest.raises(InputError, match="group 'only labels' has no teacher_scores"):
+        TrainingGroups([both, labels], Sampling(learn_from="teacher_scores"), seed=0)
+    with pytest.raises(InputError, match="'q' is learned from its teacher_scores"):
+        TrainingGroups([both], Sampling(learn_from="teacher_scores", random_negatives=1), seed=0)
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -154,6 +216,7 @@ def test_teacher_scores_stand_in_for_labels(caplog: pytest.LogCaptureFixture) ->
         ({"random_negatives": -1}, "random_negatives = -1"),
         ({"hardest": 0}, "hardest = 0"),
         ({"hardest": -2}, "hardest = -2"),
+        ({"learn_from": "scores"}, "learn_from = 'scores' must be one of auto, labels, teacher_scores"),
     ],
 )
 def test_settings_that_make_no_sense(wrong: dict[str, Any], said: str) -> None:

@@ -51,7 +51,7 @@ class Linear:
         self.module = torch.nn.Linear(backbone.module.config.hidden_size, 1)
 
     def score(self, hidden, batch):
-        return self.scale * self.module(hidden[torch.arange(len(hidden)), batch.answer].float())
+        return self.scale * self.module(hidden.states[torch.arange(len(batch.answer)), batch.answer].float())
 '''
 ELSEWHERE = """
 import importlib, json, sys, time
@@ -266,9 +266,9 @@ def test_a_damaged_origin_is_refused(models: Any, tmp_path: Path, text: str) -> 
 
 
 def test_a_folder_that_is_no_model_is_refused(models: Any, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no folder .*nothing; give a model that rerankkit saved"):
+    with pytest.raises(InputError, match="no folder .*nothing.*; give an existing folder or a hub id"):
         Reranker.from_pretrained(tmp_path / "nothing")
-    with pytest.raises(InputError, match="is not a model that rerankkit saved: it has no origin.json"):
+    with pytest.raises(InputError, match="backbone is a language model, and nothing in it says what to ask it"):
         Reranker.from_pretrained(models["plain"][0] / "backbone")
     (damaged(models, tmp_path) / "README.md").write_text("A card may be edited.")
     assert Reranker.from_pretrained(tmp_path / "model").compute_score(PAIRS) == models["plugin"][1]

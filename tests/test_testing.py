@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rerankkit import testing
-from rerankkit.protocols import Ask, Piece, Prompt
+from rerankkit.protocols import Ask, Hidden, Piece, Prompt
 from rerankkit.registry import registry
 
 CHECKS = {
@@ -88,8 +88,8 @@ class Head:
     def bind(self, backbone: Any) -> None:
         pass
 
-    def score(self, hidden: torch.Tensor, batch: Any) -> torch.Tensor:
-        return self.read(hidden, batch)
+    def score(self, hidden: Hidden, batch: Any) -> torch.Tensor:
+        return self.read(hidden.states, batch)
 
 
 def last(hidden: torch.Tensor, batch: Any) -> torch.Tensor:

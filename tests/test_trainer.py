@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from rerankkit import engine
+from rerankkit.batches import training_batch
 from rerankkit.checkpoints import seal
 from rerankkit.engine import Parts
 from rerankkit.errors import RunError
@@ -22,7 +23,7 @@ from rerankkit.losses.binary_cross_entropy import BinaryCrossEntropy
 from rerankkit.losses.ranknet import RankNet
 from rerankkit.losses.softmax_cross_entropy import SoftmaxCrossEntropy
 from rerankkit.protocols import Group
-from rerankkit.sampling import TrainingGroups, training_batch
+from rerankkit.sampling import TrainingGroups
 from rerankkit.settings import Engine, Evaluation, Sampling
 from rerankkit.trainer import GroupTrainer, StopOnInterrupt, TrainingModule, _gathered
 
@@ -98,7 +99,7 @@ def test_the_loss_is_that_of_single_documents_forwards(architecture: str, lora: 
     drawn = [groups[1, number] for number in (3, 0, 6)]
     scored = [(tiny.naive_scores(parts, group), group.labels or []) for group in drawn]
     batch = training_batch(parts, drawn)
-    assert batch.prefix is not None  # what a group's prompts share is read once in training, too
+    assert batch.shared is not None  # what a group's prompts share is read once in training, too
     for loss, naive in NAIVE.values():
         found = TrainingModule(parts, loss)(batch)
         assert found["loss"].item() == pytest.approx(naive(scored), abs=1e-4)
@@ -118,7 +119,7 @@ def gradients(architecture: str, lora: Lora | None, recompute: dict[str, Any] | 
     runs = []
     parts.backbone.model.get_decoder().layers[1].mlp.register_forward_pre_hook(lambda *_: runs.append(1))  # type: ignore[attr-defined]
     batch = training_batch(parts, labelled(3))
-    assert (batch.prefix is None) == (recompute is not None)
+    assert (batch.shared is None) == (recompute is not None)
     module.eval()
     module(batch)  # what the backbone checks at its first use is not counted
     module.train()

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from rerankkit import templates
 from rerankkit.errors import InputError
 from rerankkit.protocols import Ask, Piece, Prompt, Role
 from rerankkit.registry import registry
 
 FIELDS: dict[str, Role] = {"query": "query", "document": "document"}
-_BRACES = re.compile(r"\{\{|\}\}|\{(\w*)\}|[{}]")
 _STAND_IN = "\N{OBJECT REPLACEMENT CHARACTER}template\N{OBJECT REPLACEMENT CHARACTER}"
 
 
@@ -47,45 +46,19 @@ class Pointwise:
     @staticmethod
     def check(template: str = template, chat: bool = False, system: str = "") -> Iterator[tuple[str, str]]:
         """Say what is wrong with a template without building anything."""
-        names = [_field(match) for match in _BRACES.finditer(template)]
-        for name in sorted({n for n in names if n is not None and n not in FIELDS}):
-            said = f"{{{name}}}" if name.isidentifier() else "a brace that belongs to no field"
-            yield "template", f"{said} is unknown; use {{query}} and {{document}}, and {{{{ }}}} for literal braces"
-        for name in FIELDS:
-            if names.count(name) != 1:
-                yield "template", f"must contain {{{name}}} once, found {names.count(name)} times"
+        yield from (("template", message) for message in templates.problems(template, FIELDS))
         if system and not chat:
             yield "system", "needs chat = true; a plain prompt has no system turn"
 
     def format(self, ask: Ask, tokenizer: Any) -> Prompt:
         if len(ask.docs) != 1:
             raise InputError(f"pointwise.v1 shows one document at a time, but the strategy asks for {len(ask.docs)}")
-        user = self._pieces({"query": ask.group.query, "document": ask.group.docs[ask.docs[0]]})
+        texts = {"query": ask.group.query, "document": ask.group.docs[ask.docs[0]]}
+        user = templates.fill(self.template, FIELDS, texts)
         if not self.chat:
-            return Prompt(tuple([*user, Piece(self.answer_prefix, "fixed")]))
+            return Prompt((*user, Piece(self.answer_prefix, "fixed")))
         before, after = _chat_frame(tokenizer, self.system)
         return Prompt((Piece(before, "fixed"), *user, Piece(after + self.answer_prefix, "fixed")), False)
-
-    def _pieces(self, texts: dict[str, str]) -> list[Piece]:
-        pieces, end = [], 0
-        literal = ""
-        for match in _BRACES.finditer(self.template):
-            literal += self.template[end : match.start()]
-            end = match.end()
-            name = _field(match)
-            if name is None:
-                literal += match.group()[0]
-                continue
-            pieces += [Piece(literal, "fixed"), Piece(texts[name], FIELDS[name])]
-            literal = ""
-        return [*pieces, Piece(literal + self.template[end:], "fixed")]
-
-
-def _field(match: re.Match[str]) -> str | None:
-    """The name in braces; None for a doubled brace; "" or the brace itself for a stray one."""
-    if match.group() in ("{{", "}}"):
-        return None
-    return match.group(1) if match.group(1) is not None else match.group()
 
 
 @lru_cache(maxsize=8)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from rerankkit.errors import InputError
 from rerankkit.lazy import torch
-from rerankkit.protocols import Backbone, Batch
+from rerankkit.protocols import Backbone, Batch, Hidden, LanguageModel
 from rerankkit.registry import registry
 
 
@@ -41,6 +41,8 @@ class YesNo:
     module: Any = None
 
     def bind(self, backbone: Backbone) -> None:
+        if not isinstance(backbone, LanguageModel):
+            raise InputError("yes_no.v1 reads a language model's answer, and this backbone is none; use hf_causal.v1")
         self._backbone = backbone
         self._ids = [
             _single_token(text, argument, backbone.tokenizer)
@@ -49,13 +51,13 @@ class YesNo:
         if self._ids[0] == self._ids[1]:
             raise InputError(f"yes_no.v1: positive and negative are the same token, {self.positive!r}")
 
-    def score(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def score(self, hidden: Hidden, batch: Batch) -> torch.Tensor:
         from rerankkit_kernels import pair_score
 
         vocabulary = self._backbone.vocabulary(self._ids)
         mode = "diff" if self.kind == "difference" else "yes"
         return pair_score(
-            hidden,
+            hidden.states,
             vocabulary.rows,
             0,
             1,

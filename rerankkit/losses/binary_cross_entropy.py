@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rerankkit.bounds import above_zero
+from rerankkit.errors import InputError
 from rerankkit.lazy import torch
 from rerankkit.registry import registry
 
@@ -23,6 +26,15 @@ class BinaryCrossEntropy:
     """
 
     positive_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for argument, message in self.check(self.positive_weight):
+            raise InputError(f"binary_cross_entropy.v1, {argument}: {message}")
+
+    @staticmethod
+    def check(positive_weight: float) -> Iterator[tuple[str, str]]:
+        """Say whether the weight makes no sense."""
+        return above_zero({"positive_weight": positive_weight})
 
     def __call__(self, scores: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         functional = torch.nn.functional

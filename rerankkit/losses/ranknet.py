@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rerankkit.bounds import above_zero
+from rerankkit.errors import InputError
 from rerankkit.lazy import torch
 from rerankkit.registry import registry
 
@@ -24,6 +27,15 @@ class RankNet:
     """
 
     sigma: float = 1.0
+
+    def __post_init__(self) -> None:
+        for argument, message in self.check(self.sigma):
+            raise InputError(f"ranknet.v1, {argument}: {message}")
+
+    @staticmethod
+    def check(sigma: float) -> Iterator[tuple[str, str]]:
+        """Say whether the steepness makes no sense."""
+        return above_zero({"sigma": sigma})
 
     def __call__(self, scores: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         better = labels.unsqueeze(2) > labels.unsqueeze(1)  # [groups, docs, docs]: row beats column

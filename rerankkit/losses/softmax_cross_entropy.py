@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rerankkit.bounds import above_zero
+from rerankkit.errors import InputError
 from rerankkit.lazy import torch
+from rerankkit.listwise import log_softmax
 from rerankkit.registry import registry
 
 
@@ -13,7 +17,8 @@ from rerankkit.registry import registry
 class SoftmaxCrossEntropy:
     """ListNet's top-one loss with labels as weights: -sum(label / sum(labels) * log softmax(score)).
 
-    Several positives share the target in proportion to their labels. A group without a positive counts zero.
+    Several positives share the target in proportion to their labels. A group without a positive counts zero; the others
+    are averaged.
 
     Recipe:
         [loss]
@@ -28,11 +33,18 @@ class SoftmaxCrossEntropy:
 
     temperature: float = 1.0
 
+    def __post_init__(self) -> None:
+        for argument, message in self.check(self.temperature):
+            raise InputError(f"softmax_cross_entropy.v1, {argument}: {message}")
+
+    @staticmethod
+    def check(temperature: float) -> Iterator[tuple[str, str]]:
+        """Say whether the temperature makes no sense."""
+        return above_zero({"temperature": temperature})
+
     def __call__(self, scores: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        # a masked score takes no part: the lowest finite number, as -inf would make an empty group NaN
-        logits = (scores / self.temperature).masked_fill(~mask, torch.finfo(scores.dtype).min)  # [groups, docs]
-        weights = labels.clamp(min=0).masked_fill(~mask, 0).to(scores.dtype)
+        weights = labels.clamp(min=0).masked_fill(~mask, 0).to(scores.dtype)  # [groups, docs]
         total = weights.sum(-1, keepdim=True)
         target = weights / total.masked_fill(total == 0, 1.0)
-        losses = -(target * logits.log_softmax(-1)).sum(-1)  # [groups]
+        losses = -(target * log_softmax(scores / self.temperature, mask)).sum(-1)  # [groups]
         return losses.sum() / (total > 0).sum().clamp(min=1)

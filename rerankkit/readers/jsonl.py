@@ -1,4 +1,4 @@
-"""Reads training and evaluation groups from JSON Lines."""
+"""Reads training and evaluation groups from JSON Lines or JSON arrays."""
 
 from __future__ import annotations
 
@@ -11,26 +11,29 @@ from pathlib import Path
 
 from rerankkit.collection import require_positive
 from rerankkit.errors import InputError
-from rerankkit.jsonl_lines import read_lines
+from rerankkit.json_arrays import read_objects
 from rerankkit.protocols import Group
 from rerankkit.registry import registry
 from rerankkit.rows import Keys, groups_of
 
 log = logging.getLogger("rerankkit")
+ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 
 
 @registry.readers("jsonl.v1")
 @dataclass(eq=False)
 class Jsonl:
-    """Reads JSON Lines whose rows have one of three forms, which the first row decides.
+    """Reads JSON Lines, or JSON arrays, whose rows have one of three forms, which the first row decides.
 
     A document is text or {"title", "text"}; `qid` (or `query_id`) and `doc_ids` are optional; null counts as absent.
 
         {"query": "...", "positive": ["...", ...], "negative": ["...", ...]}    either may be one document, not a list
         {"query": "...", "docs": ["...", ...], "labels": [1, 0, ...], "teacher_scores": [...]}
-        {"query": "...", "document": "...", "label": 1}    `text` may stand for `document`; `doc_id` is optional
+        {"query": "...", "document": "...", "label": 1}    `text` may stand for `document`, `labels` for `label`;
+                                                           `doc_id` and `title` are optional
 
-    The rows of the last form are gathered by query, wherever they stand, and so are held in memory; the others stream.
+    Rows stream, so a file may be larger than memory. Those of the last form are gathered by query, wherever they
+    stand, by way of a temporary file.
 
     Recipe:
         [data.train]
@@ -38,7 +41,10 @@ class Jsonl:
         path = "data/train.jsonl"
 
     Args:
-        path: A file, plain or gzip, or a folder, of which all *.jsonl and *.jsonl.gz are read in the order of names.
+        path: A file, plain or gzip, or a folder, of which all *.jsonl and *.json, each perhaps .gz, are read in the
+            order of names.
+        document_key: What the third form calls its document, in place of `document` or `text`.
+        label_key: What the third form calls its label, in place of `label` or `labels`.
         limit: Read only so many groups, from the start.
     """
 
@@ -46,6 +52,8 @@ class Jsonl:
     query_key: str = "query"
     positive_key: str = "positive"
     negative_key: str = "negative"
+    document_key: str = "document"
+    label_key: str = "label"
     limit: int | None = None
 
     def __post_init__(self) -> None:
@@ -55,8 +63,8 @@ class Jsonl:
 
     def __iter__(self) -> Iterator[Group]:
         notes: Counter[str] = Counter()
-        lines = (line for path in self._files for line in read_lines(path))
-        keys = Keys(self.query_key, self.positive_key, self.negative_key)
+        lines = (line for path in self._files for line in read_objects(path))
+        keys = Keys(self.query_key, self.positive_key, self.negative_key, self.document_key, self.label_key)
         yield from islice(groups_of(lines, keys, notes), self.limit)
         if not self._reported:
             self._reported = True
@@ -69,7 +77,7 @@ def _files(path: Path) -> list[Path]:
         if not path.exists():
             raise InputError(f"no such file or folder: {path}")
         return [path]
-    files = sorted(p for p in path.iterdir() if p.name.endswith((".jsonl", ".jsonl.gz")))
+    files = sorted(p for p in path.iterdir() if p.name.endswith(ENDINGS))
     if not files:
-        raise InputError(f"{path}: no *.jsonl or *.jsonl.gz file in this folder")
+        raise InputError(f"{path}: no *.jsonl or *.json file, plain or .gz, in this folder")
     return files

@@ -100,7 +100,7 @@ def test_the_output_layers_rows_give_the_models_logits(architecture: str, lora: 
     chosen = [5, 291, 17, 400]
     vocabulary = model.vocabulary(chosen)
     with torch.no_grad():
-        hidden = model.hidden(Batch(Tokens(ids, torch.ones_like(ids)), answer=torch.tensor([0])))
+        hidden = model.hidden(Batch(Tokens(ids, torch.ones_like(ids)), answer=torch.tensor([0]))).states
         ours, theirs = token_logits(hidden, vocabulary), model.module(input_ids=ids).logits[..., chosen]
     assert ours.dtype == torch.float32 and torch.allclose(ours, theirs, atol=1e-5)
     expected = {"gemma2": (1.0, 3.0), "granite": (0.25, None), "cohere": (0.25, None)}

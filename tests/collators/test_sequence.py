@@ -75,7 +75,7 @@ def test_what_fits_is_the_tokenizers_own(leading: bool) -> None:
     row = encode(SequenceCollator(256), prompt("how do I open a file", "the open function"), tiny.tokenizer(leading))
     text = FIXED[0] + "how do I open a file" + FIXED[1] + "the open function" + FIXED[2]
     assert row.ids == tiny.tokenizer(leading)(text)["input_ids"]
-    assert (row.cut_query, row.cut_document, row.prefix) == (0, 0, ())
+    assert (row.cut_query, row.cut_document, row.shared) == (0, 0, ())
 
 
 @pytest.mark.parametrize("words", range(0, 4 * MAX, 7))
@@ -153,8 +153,8 @@ def test_rows_are_padded_on_the_right_and_answered_at_their_last_token(side: str
     assert batch.tokens.ids.tolist() == [[1, 2, 0], [3, 0, 0], [4, 4, 4]]
     assert batch.tokens.mask.tolist() == [[1, 1, 0], [1, 0, 0], [1, 1, 1]]
     assert batch.answer.tolist() == [1, 0, 2]
-    assert batch.prefix is not None and batch.prefix_of is not None
-    assert batch.prefix.ids.tolist() == [[5, 6, 7], [8, 0, 0]] and batch.prefix.mask.tolist() == [[1, 1, 1], [1, 0, 0]]
-    assert batch.prefix_of.tolist() == [1, 0, 1]
+    assert batch.shared is not None and batch.shared_of is not None
+    assert batch.shared.ids.tolist() == [[5, 6, 7], [8, 0, 0]] and batch.shared.mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch.shared_of.tolist() == [1, 0, 1]
     alone = SequenceCollator().collate([Row([1, 2], [])], words)
-    assert alone.prefix is None and alone.prefix_of is None
+    assert alone.shared is None and alone.shared_of is None

@@ -1,7 +1,9 @@
 """The three forms of a row, and every way in which a row can be wrong."""
 
+import gzip
 import json
 import logging
+import random
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,35 @@ def test_flat_rows_with_ids(path: Path) -> None:
     ]
 
 
+def test_flat_rows_by_other_names(path: Path) -> None:
+    write(path, {"query": "q", "document": "a", "labels": 1}, {"query": "q", "text": "b", "label": 0.5})
+    assert list(Jsonl(str(path))) == [Group("q", ["a", "b"], [1, 0.5])]
+    write(path, {"question": "q", "passage": {"title": "t", "text": "a"}, "grade": 3, "label": "unused"})
+    reader = Jsonl(str(path), query_key="question", document_key="passage", label_key="grade")
+    assert list(reader) == [Group("q", ["t a"], [3])]
+    # what open-retrievals calls its positives in training pairs
+    write(path, {"query": "q", "document": ["a", "b"], "negative": ["c"]})
+    assert list(Jsonl(str(path), positive_key="document")) == [Group("q", ["a", "b", "c"], [1, 1, 0])]
+
+
+def test_flat_rows_are_gathered_on_disk_as_in_memory(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = random.Random(0)
+    rows = [
+        {"qid": f"{q}", "query": f"query {q}", "doc_id": f"d{i}", "text": f"text\n {i}", "label": draw.random()}
+        for i, q in enumerate(draw.choices(range(30), k=300))
+    ]
+    expected: dict[str, Group] = {}
+    for row in rows:
+        group = expected.setdefault(row["qid"], Group(row["query"], [], [], qid=row["qid"], doc_ids=[]))
+        assert group.labels is not None and group.doc_ids is not None
+        group.docs.append(row["text"])
+        group.labels.append(row["label"])
+        group.doc_ids.append(row["doc_id"])
+    assert read(path, *rows) == list(expected.values())
+    monkeypatch.setattr("rerankkit.rows.IN_MEMORY", 100)
+    assert read(path, *rows) == list(expected.values())
+
+
 GOOD = {"query": "q", "positive": "p", "negative": "n", "qid": "1"}
 LISTED = {"query": "q", "docs": ["a", "b"], "labels": [1, 0]}
 FLAT = {"qid": "1", "query": "q", "doc_id": "d", "text": "a", "label": 1}
@@ -103,6 +134,8 @@ FLAT = {"qid": "1", "query": "q", "doc_id": "d", "text": "a", "label": 1}
         (FLAT, {**FLAT, "doc_id": "e", "query": "r"}, "query id '1' had another query at "),
         (FLAT, {"qid": "1", "query": "q", "text": "b", "label": 1}, 'either all rows of a query have a "doc_id"'),
         (FLAT, {**FLAT, "doc_id": "e", "label": "1"}, '"label" must hold numbers'),
+        (FLAT, {**FLAT, "doc_id": "e", "labels": 1}, "label is given twice"),
+        (FLAT, {"qid": "1", "query": "q", "doc_id": "e", "text": "b"}, 'no "label": expected'),
         (FLAT, {**FLAT, "doc_id": "e", "document": "b"}, "document is given twice"),
         (FLAT, {"qid": "1", "query": "q", "label": 1}, 'no document: expected "document" or "text"'),
     ],
@@ -147,6 +180,10 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     write(tmp_path / "c.jsonl", {"query": "3", "positive": "p", "qid": "x"})
     with pytest.raises(InputError, match=r"c\.jsonl:1: query id 'x' was given before, at .*b\.jsonl:1"):
         list(Jsonl(str(tmp_path)))
+    (tmp_path / "c.jsonl").unlink()
+    (tmp_path / "0.json").write_text(json.dumps([{"query": "array", "positive": "p"}] * 2, indent=2))
+    (tmp_path / "z.json.gz").write_bytes(gzip.compress(b'{"query": "packed", "positive": "p"}'))
+    assert [group.query for group in Jsonl(str(tmp_path))] == ["array", "array", "1", "2", "packed"]
 
 
 def test_rows_stream(path: Path) -> None:
@@ -161,7 +198,7 @@ def test_rows_stream(path: Path) -> None:
 def test_a_wrong_source_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file or folder"):
         Jsonl(str(tmp_path / "missing.jsonl"))
-    with pytest.raises(InputError, match=r"no \*\.jsonl"):
+    with pytest.raises(InputError, match=r"no \*\.jsonl or \*\.json file"):
         Jsonl(str(tmp_path))
     with pytest.raises(InputError, match="limit must be at least 1"):
         Jsonl(str(write(tmp_path / "a.jsonl", GOOD)), limit=0)

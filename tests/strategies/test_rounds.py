@@ -15,7 +15,7 @@ from rerankkit import engine
 from rerankkit.causal_lm import token_logits
 from rerankkit.engine import Costs, Parts
 from rerankkit.errors import RunError
-from rerankkit.protocols import Ask, Asked, Backbone, Batch, Group, Order, Piece, Prompt
+from rerankkit.protocols import Ask, Asked, Backbone, Batch, Group, Hidden, Order, Piece, Prompt
 from rerankkit.settings import Engine
 
 GROUPS = [tiny.group(number, docs, longest=12) for number, docs in enumerate((5, 0, 1, 7, 2, 4), start=40)]
@@ -122,8 +122,8 @@ class FirstOrSecond:
         self.backbone = backbone
         self.ids = backbone.tokenizer(" yes no")["input_ids"]
 
-    def score(self, hidden: torch.Tensor, batch: Batch) -> torch.Tensor:
-        answer = hidden[torch.arange(len(hidden)), batch.answer]
+    def score(self, hidden: Hidden, batch: Batch) -> torch.Tensor:
+        answer = hidden.states[torch.arange(len(batch.answer)), batch.answer]
         return token_logits(answer, self.backbone.vocabulary(self.ids))  # [rows, 2]
 
 

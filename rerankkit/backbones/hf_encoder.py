@@ -1,0 +1,102 @@
+"""The hidden states of a transformers model, with its tokenizer: for new heads and for late interaction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rerankkit import pretrained
+from rerankkit.errors import InputError, RunError
+from rerankkit.lazy import torch, transformers
+from rerankkit.lora import Lora, add_lora
+from rerankkit.pretrained import Attention, Dtype
+from rerankkit.protocols import Batch, Hidden, Tokens
+from rerankkit.registry import registry
+
+
+@registry.backbones("hf_encoder.v1")
+def hf_encoder(
+    name: str,
+    dtype: Dtype = "fp32",
+    attention: Attention = "auto",
+    revision: str | None = None,
+    lora: Lora | None = None,
+) -> HFEncoder:
+    """A transformers model without its task's head: an encoder such as BERT, ModernBERT or XLM-R, or the body of a
+    causal language model. Code from a model's repository is never run.
+
+    Recipe:
+        [model.backbone]
+        @backbones = "hf_encoder.v1"
+        name = "embedded:minilm-l6"
+
+        [model.backbone.lora]
+        r = 16
+
+    Args:
+        name: A hub id, a folder, or `embedded:NAME` for weights that an installed package carries.
+        dtype: "auto" is the checkpoint's own.
+        attention: "auto" is "sdpa" where the architecture can, else "eager".
+        revision: Branch, tag or commit of a hub id.
+    """
+    config = pretrained.load_config(name, revision)
+    _refuse_two_stacks(name, config)
+    model, missing = pretrained.load_model(transformers.AutoModel, name, dtype, attention, revision)
+    if lacking := sorted(key for key in missing if not key.startswith("pooler.")):
+        raise RunError(f"{name} lacks weights of its architecture, such as {', '.join(lacking[:3])}")
+    tokenizer = pretrained.load_tokenizer(name, revision, model.config)
+    return HFEncoder(name, revision, tokenizer, _without_pooler(model), lora)
+
+
+def _without_weights(name: str, revision: str | None) -> HFEncoder:
+    """The tokenizer and the shape of the model, for what needs no weights."""
+    config = pretrained.load_config(name, revision)
+    _refuse_two_stacks(name, config)
+    tokenizer, model = pretrained.load_shape(transformers.AutoModel, name, revision, config)
+    return HFEncoder(name, revision, tokenizer, _without_pooler(model), None)
+
+
+hf_encoder.check = pretrained.check_sources  # type: ignore[attr-defined]
+hf_encoder.without_weights = _without_weights  # type: ignore[attr-defined]
+
+
+class HFEncoder:
+    shares_prefix = False
+
+    def __init__(self, name: str, revision: str | None, tokenizer: Any, model: Any, lora: Lora | None) -> None:
+        self.name, self.revision = name, revision
+        self.tokenizer = tokenizer
+        self.module = add_lora(model, lora) if lora else model
+        self._adapter = lora
+        self._model = model
+
+    def read_shared(self, shared: Tokens) -> torch.Tensor:
+        """Hidden states of the queries of a batch."""
+        return self.module(**pretrained.model_inputs(self._model, shared)).last_hidden_state
+
+    def hidden(self, batch: Batch, state: Any = None) -> Hidden:
+        if batch.shared is not None and state is None:
+            state = self.read_shared(batch.shared)
+        return Hidden(self.module(**pretrained.model_inputs(self._model, batch.tokens)).last_hidden_state, state)
+
+    def file(self, name: str) -> Path | None:
+        """A file of the checkpoint."""
+        return pretrained.file_beside(self.name, self.revision, name)
+
+    def save(self, folder: Path) -> None:
+        """Write `backbone/`, or `adapter/` where LoRA is to stay apart."""
+        self.module = pretrained.save_model(self.module, self.tokenizer, self.name, self._adapter, folder)
+        if self._adapter is not None and self._adapter.merge:
+            self._adapter = None
+
+
+def _without_pooler(model: Any) -> Any:
+    """A pooler that nothing reads would be computed, and be an unused weight in training."""
+    if "pooler" in dict(model.named_children()):
+        model.pooler = None
+    return model
+
+
+def _refuse_two_stacks(name: str, config: Any) -> None:
+    if config.is_encoder_decoder:
+        raise InputError(f"{name} is an encoder with a decoder ({config.model_type}), which hf_encoder.v1 cannot read")

@@ -1,0 +1,94 @@
+"""Training batches: groups as rows of tokens with their labels, and the rows' scores as the matrix that a loss sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from rerankkit import engine
+from rerankkit.engine import Parts
+from rerankkit.protocols import Ask, Batch, Group
+from rerankkit.sampling import KnownPositives
+
+Known = Callable[[Group], KnownPositives]
+"""What is known to be relevant to a group's query."""
+
+
+def training_batch(parts: Parts, groups: Sequence[Group], known: Known | None = None) -> Batch:
+    """The asks of some training groups with their labels, as the loss will see them: [groups, docs].
+
+    Args:
+        known: Given for in-batch negatives: every group's documents stand in every row, [groups, groups * docs], and
+            those that are relevant to a row's query, or among its own documents, are masked in it.
+    """
+    width = max(len(group.docs) for group in groups)
+    asks, place = [], []
+    for number, group in enumerate(groups):
+        for docs in parts.strategy.training_asks(group):
+            asks.append(Ask(group, docs))
+            place.append([number * width + position for position in docs])
+    batch = engine.collate(parts, engine.encode(parts, asks))
+    batch.place = torch.tensor(_rectangle(place, -1))
+    labels = _rectangle([_targets(group) for group in groups], 0.0)
+    batch.labels = torch.tensor(labels, dtype=torch.float32)
+    batch.mask = torch.arange(width) < torch.tensor([len(group.docs) for group in groups]).unsqueeze(1)
+    if known is not None:
+        batch.labels, batch.mask = _with_others(groups, batch.labels, batch.mask, known)
+    return batch
+
+
+def score_matrix(scores: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Scores [rows, docs asked] where they belong: [groups, docs], zero where there is none."""
+    assert batch.place is not None and batch.mask is not None
+    real = batch.place >= 0
+    flat = scores.new_zeros(batch.mask.numel()).index_copy(0, batch.place[real], scores[real])
+    return flat.view_as(batch.mask)
+
+
+def wide_score_matrix(scores: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Scores of every query with every row, [queries, rows], where they belong: [groups, groups * docs]."""
+    assert batch.place is not None and batch.mask is not None and batch.shared_of is not None
+    groups, columns = batch.mask.shape
+    column = batch.place[:, 0]  # [rows]
+    query = torch.zeros(groups, dtype=torch.long, device=column.device)
+    query[column // (columns // groups)] = batch.shared_of
+    return scores.new_zeros(groups, columns).index_copy(1, column, scores[query])
+
+
+def chunks_of_rows(batch: Batch, size: int) -> Iterator[torch.Tensor]:
+    """The rows' numbers, those of like length together."""
+    yield from batch.answer.argsort(descending=True, stable=True).split(size)
+
+
+def _with_others(
+    groups: Sequence[Group], labels: torch.Tensor, mask: torch.Tensor, known: Known
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels and mask [groups, docs] with the other groups' documents beside them: [groups, groups * docs]."""
+    count, width = labels.shape
+    wide = labels.clamp(max=0).amin(1, keepdim=True).repeat(1, count * width)  # what is irrelevant to each query
+    usable = mask.view(1, -1).repeat(count, 1)
+    for number, group in enumerate(groups):
+        own = slice(number * width, (number + 1) * width)
+        wide[number, own], usable[number, own] = labels[number], mask[number]
+        texts, relevant = set(group.docs), known(group)
+        for other, strangers in enumerate(groups):
+            if other == number:
+                continue
+            for position, text in enumerate(strangers.docs):
+                docid = strangers.doc_ids[position] if strangers.doc_ids else ""
+                if text in texts or relevant.covers(text, docid):
+                    usable[number, other * width + position] = False
+    return wide, usable
+
+
+def _targets(group: Group) -> list[float]:
+    targets = group.labels if group.labels is not None else group.teacher_scores
+    assert targets is not None  # TrainingGroups gives every group labels
+    return targets
+
+
+def _rectangle(rows: Sequence[Sequence[Any]], fill: Any) -> list[list[Any]]:
+    width = max(len(row) for row in rows)
+    return [[*row, *[fill] * (width - len(row))] for row in rows]

@@ -1,0 +1,120 @@
+"""A query and a document as two sequences that meet only in their scores: ColBERT's tokens."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rerankkit.errors import InputError
+from rerankkit.frames import frame_of, framed, marker_ids, tokenize_texts, vocabulary_id
+from rerankkit.lazy import torch
+from rerankkit.limits import require_room
+from rerankkit.prompt_tokens import padded
+from rerankkit.protocols import Batch, Prompt, Row, Tokens
+from rerankkit.registry import registry
+
+_NAME = "late_interaction.v1"
+
+
+@registry.collators("late_interaction.v1")
+@dataclass(frozen=True)
+class LateInteractionCollator:
+    """Tokenizes query and document apart: `[CLS] [Q] query [SEP] [MASK] …` and `[CLS] [D] document [SEP]`.
+
+    A query is encoded once, however many documents it meets. The defaults are those of ColBERTv2.
+
+    Recipe:
+        [model.collator]
+        @collators = "late_interaction.v1"
+        query_max_length = 32
+        document_max_length = 300
+        query_expansion = false
+
+    Args:
+        query_max_length: Tokens of a query, marker and frame included.
+        document_max_length: Tokens of a document, likewise.
+        query_marker: Put behind the first special token: an entry of the vocabulary, or text; empty for none.
+        document_marker: The same for documents.
+        query_expansion: Fill queries up to their length with mask tokens, whose vectors are compared too.
+        attend_to_expansion: Let the other tokens attend to the mask tokens.
+        skiplist: Document tokens that are not compared: entries of the vocabulary, or "punctuation".
+        compare_first: Compare the first special token, such as `[CLS]`, too.
+
+    Source: Khattab and Zaharia 2020, "ColBERT", arXiv 2004.12832; Santhanam et al. 2022, "ColBERTv2", arXiv 2112.01488.
+    """
+
+    query_max_length: int = 32
+    document_max_length: int = 180
+    query_marker: str = "[unused0]"
+    document_marker: str = "[unused1]"
+    query_expansion: bool = True
+    attend_to_expansion: bool = False
+    skiplist: list[str] | Literal["punctuation"] | None = "punctuation"
+    compare_first: bool = True
+
+    def __post_init__(self) -> None:
+        for argument, message in self.check(self.query_max_length, self.document_max_length):
+            raise InputError(f"late_interaction.v1, {argument}: {message}")
+
+    @staticmethod
+    def check(
+        query_max_length: int = query_max_length, document_max_length: int = document_max_length
+    ) -> Iterator[tuple[str, str]]:
+        """Say which limits make no sense."""
+        for name, limit in {"query_max_length": query_max_length, "document_max_length": document_max_length}.items():
+            if limit < 4:
+                yield name, f"must be at least 4, to hold a token beside marker and frame; got {limit}"
+
+    def encode(self, prompts: Sequence[Prompt], tokenizer: Any) -> list[Row]:
+        require_room(max(self.query_max_length, self.document_max_length), tokenizer.model_max_length, _NAME)
+        if any(prompt.second is None for prompt in prompts):
+            raise InputError(f"{_NAME} needs prompts of two texts, and this formatter writes one; use pair.v1")
+        query, document = (marker_ids(text, tokenizer) for text in (self.query_marker, self.document_marker))
+        found = []
+        for first, second in tokenize_texts(prompts, tokenizer):
+            ids, roles, cut_query = framed(first, query, self.query_max_length, tokenizer)
+            document_ids, document_roles, cut_document = framed(second, document, self.document_max_length, tokenizer)
+            row = Row(document_ids, [*roles, *document_roles], tuple(ids))
+            row.cut_query, row.cut_document = cut_query, cut_document
+            found.append(row)
+        return found
+
+    def collate(self, rows: Sequence[Row], tokenizer: Any, shared: Sequence[tuple[int, ...]] = ()) -> Batch:
+        documents = padded([row.ids for row in rows], tokenizer)
+        documents.compared = documents.mask.bool() & ~torch.isin(documents.ids, self._skipped(tokenizer))
+        number = {ids: i for i, ids in enumerate(shared)}
+        batch = Batch(
+            documents,
+            answer=torch.tensor([len(row.ids) - 1 for row in rows]),
+            shared=self._queries(shared, tokenizer),
+            shared_of=torch.tensor([number[row.shared] for row in rows]),
+        )
+        for tokens in (batch.tokens, batch.shared):
+            if tokens is not None and tokens.compared is not None and not self.compare_first:
+                tokens.compared[:, : len(frame_of(tokenizer, 1).fixed[0])] = False
+        return batch
+
+    def _queries(self, queries: Sequence[tuple[int, ...]], tokenizer: Any) -> Tokens:
+        if not self.query_expansion:
+            tokens = padded(queries, tokenizer)
+            tokens.compared = tokens.mask.bool()
+            return tokens
+        filler = next((i for i in (tokenizer.mask_token_id, tokenizer.eos_token_id) if i is not None), None)
+        if filler is None:
+            raise InputError(f"{_NAME}: this tokenizer has no mask token to expand with; set query_expansion = false")
+        ids = torch.full((len(queries), self.query_max_length), filler)
+        mask = torch.full_like(ids, int(self.attend_to_expansion))
+        for row, query in enumerate(queries):
+            ids[row, : len(query)] = torch.tensor(query)
+            mask[row, : len(query)] = 1
+        return Tokens(ids, mask, compared=torch.ones_like(ids, dtype=torch.bool))
+
+    def _skipped(self, tokenizer: Any) -> torch.Tensor:
+        entries = list(string.punctuation) if self.skiplist == "punctuation" else self.skiplist or []
+        ids = {entry: vocabulary_id(entry, tokenizer) for entry in entries}
+        unknown = [entry for entry, number in ids.items() if number is None]
+        if unknown and self.skiplist != "punctuation":
+            raise InputError(f"{_NAME}: skiplist has {unknown[0]!r}, which is no entry of this model's vocabulary")
+        return torch.tensor([number for number in ids.values() if number is not None], dtype=torch.long)

@@ -1,0 +1,88 @@
+"""A query and a document as one sequence, in the pair format of the tokenizer: `[CLS] query [SEP] document [SEP]`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rerankkit.errors import InputError
+from rerankkit.frames import Frame, frame_of, tokenize_texts
+from rerankkit.lazy import torch
+from rerankkit.limits import Limits, positions, require_room
+from rerankkit.prompt_tokens import padded
+from rerankkit.protocols import Batch, Prompt, Role, Row
+from rerankkit.registry import registry
+
+
+@registry.collators("pair.v1")
+@dataclass(frozen=True)
+class PairCollator:
+    """Tokenizes query and document as a cross-encoder's pair, then cuts the document's end, then the query's.
+
+    The tokens, and their types where the tokenizer has types, are those of `tokenizer(query, document)`; only text that
+    spells a control token (`[SEP]`) is read as ordinary text.
+
+    Recipe:
+        [model.collator]
+        @collators = "pair.v1"
+        max_length = 512
+
+    Args:
+        max_length: Tokens of a whole pair, those of the frame included.
+        document_max_length: Tokens of the document, where that is to be less than what fits.
+        query_max_length: Tokens of the query, where that is to be less than what fits.
+        query_floor: The query is never cut below this many tokens to make room.
+    """
+
+    max_length: int = 512
+    document_max_length: int | None = None
+    query_max_length: int | None = None
+    query_floor: int = 16
+
+    def __post_init__(self) -> None:
+        for argument, message in self.check(**vars(self)):
+            raise InputError(f"pair.v1, {argument}: {message}")
+
+    @staticmethod
+    def check(
+        max_length: int = max_length,
+        document_max_length: int | None = None,
+        query_max_length: int | None = None,
+        query_floor: int = query_floor,
+    ) -> Iterator[tuple[str, str]]:
+        """Say which limits make no sense."""
+        return Limits(max_length, document_max_length, query_max_length, query_floor).problems()
+
+    def encode(self, prompts: Sequence[Prompt], tokenizer: Any) -> list[Row]:
+        require_room(self.max_length, tokenizer.model_max_length, "pair.v1")
+        if any(prompt.second is None for prompt in prompts):
+            raise InputError(
+                "pair.v1 needs prompts of two texts, and this formatter writes one; use pair.v1 for it too"
+            )
+        frame = frame_of(tokenizer, 2)
+        if not frame.fixed[1]:
+            raise InputError(
+                "pair.v1: this model's tokenizer puts nothing between two texts; use pointwise.v1 and sequence.v1, "
+                "whose template says where the query ends"
+            )
+        limits = Limits(self.max_length, self.document_max_length, self.query_max_length, self.query_floor)
+        return [_cut(texts, frame, limits) for texts in tokenize_texts(prompts, tokenizer)]
+
+    def collate(self, rows: Sequence[Row], tokenizer: Any, shared: Sequence[tuple[int, ...]] = ()) -> Batch:
+        tokens = padded([row.ids for row in rows], tokenizer)
+        if rows[0].type_ids is not None:
+            types = padded([row.type_ids or [] for row in rows], tokenizer)
+            tokens.type_ids = types.ids * types.mask
+        return Batch(tokens, answer=torch.tensor([len(row.ids) - 1 for row in rows]))
+
+
+def _cut(texts: Sequence[tuple[list[int], list[Role]]], frame: Frame, limits: Limits) -> Row:
+    ids, roles, types = frame.around(texts)
+    keep = limits.kept(roles, "pair.v1")
+    cut_query, cut_document = roles.count("query") - keep["query"], roles.count("document") - keep["document"]
+    if cut_query or cut_document:
+        kept = positions(roles, keep)
+        ids, roles = [ids[i] for i in kept], [roles[i] for i in kept]
+        types = None if types is None else [types[i] for i in kept]
+    return Row(ids, roles, type_ids=types, cut_query=cut_query, cut_document=cut_document)

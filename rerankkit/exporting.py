@@ -1,0 +1,211 @@
+"""Rerankers in the layouts of other projects, which give the same scores there."""
+
+from __future__ import annotations
+
+import copy
+import json
+import string
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors.torch import save_file
+
+from rerankkit import saving
+from rerankkit.backbones.hf_causal import HFCausal
+from rerankkit.backbones.hf_classifier import HFClassifier
+from rerankkit.collators.late_interaction import LateInteractionCollator
+from rerankkit.engine import Parts
+from rerankkit.errors import InputError
+from rerankkit.formatters.pair import Pair
+from rerankkit.frames import vocabulary_id
+from rerankkit.heads.maxsim import MaxSim
+from rerankkit.projection import LINEAR
+
+Layout = Literal["pylate", "stanford", "open_retrievals", "transformers"]
+STANFORD_TRUNKS = ("bert", "roberta", "xlm-roberta", "electra")
+
+
+def export(parts: Parts, folder: Path, layout: str) -> None:
+    """Write a folder that another project loads; the reranker stays as it is, with its adapter where it has one.
+
+    Args:
+        layout: "pylate" (which sentence-transformers reads, too), "stanford" or "open_retrievals" for late interaction;
+            "transformers" for a model whose own head gives the score.
+    """
+    writers: dict[str, Callable[[Parts, Path], None]] = {
+        "pylate": _pylate,
+        "stanford": _stanford,
+        "open_retrievals": _open_retrievals,
+        "transformers": _transformers,
+    }
+    if layout not in writers:
+        raise InputError(f"no layout {layout!r}; known are {', '.join(get_args(Layout))}")
+    with saving.written_whole(folder) as unfinished:
+        writers[layout](parts, unfinished)
+
+
+def _pylate(parts: Parts, folder: Path) -> None:
+    collator, head = _late_interaction(parts, "pylate")
+    _require("pylate", {"similarity": (head.similarity, "sum"), "compare_first": (collator.compare_first, True)})
+    tokenizer = _tokenizer(parts, collator, "pylate")
+    if collator.query_expansion and tokenizer.mask_token is not None:
+        tokenizer.pad_token = tokenizer.mask_token  # queries are filled up with it there
+    tokenizer.model_max_length = collator.document_max_length - bool(collator.document_marker)
+    model = _merged(parts)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    dense = folder / "1_Dense"
+    dense.mkdir()
+    save_file({f"linear.{name}": weight for name, weight in _linear(head).items()}, dense / "model.safetensors")
+    _write(
+        dense / "config.json",
+        {
+            "in_features": head.module.in_features,
+            "out_features": head.module.out_features,
+            "bias": head.bias,
+            "activation_function": "torch.nn.modules.linear.Identity",
+            "use_residual": False,
+        },
+    )
+    kinds = {"": "sentence_transformers.models.Transformer", "1_Dense": "pylate.models.Dense.Dense"}
+    modules = [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(kinds.items())]
+    _write(folder / "modules.json", modules)
+    _write(
+        folder / "sentence_bert_config.json",
+        {"max_seq_length": tokenizer.model_max_length, "do_lower_case": False},
+    )
+    words = string.punctuation if collator.skiplist == "punctuation" else collator.skiplist or []
+    _write(
+        folder / "config_sentence_transformers.json",
+        {
+            "model_type": "ColBERT",
+            "prompts": {"query": "", "document": ""},
+            "default_prompt_name": None,
+            "similarity_fn_name": "MaxSim",
+            "query_prefix": collator.query_marker,
+            "document_prefix": collator.document_marker,
+            "query_length": collator.query_max_length,
+            "document_length": collator.document_max_length,
+            "attend_to_expansion_tokens": collator.attend_to_expansion,
+            "skiplist_words": list(words),
+            "do_query_expansion": collator.query_expansion,
+        },
+    )
+
+
+def _stanford(parts: Parts, folder: Path) -> None:
+    collator, head = _late_interaction(parts, "stanford")
+    _require(
+        "stanford",
+        {
+            "similarity": (head.similarity, "sum"),
+            "bias": (head.bias, False),
+            "compare_first": (collator.compare_first, True),
+            "query_expansion": (collator.query_expansion, True),
+        },
+    )
+    if isinstance(collator.skiplist, list):
+        raise InputError('the layout "stanford" skips punctuation or nothing; this collator has a skiplist of its own')
+    model = _merged(parts)
+    if model.config.model_type not in STANFORD_TRUNKS:
+        raise InputError(
+            f'the layout "stanford" holds {", ".join(STANFORD_TRUNKS)}; this model is a {model.config.model_type}'
+        )
+    weights = {f"{model.base_model_prefix}.{name}": weight for name, weight in model.state_dict().items()}
+    weights["linear.weight"] = head.module.weight
+    save_file(
+        {name: weight.detach().cpu().contiguous() for name, weight in weights.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    config = copy.deepcopy(model.config)
+    config.architectures = ["HF_ColBERT"]
+    config.save_pretrained(folder)
+    _tokenizer(parts, collator, "stanford").save_pretrained(folder)
+    _write(
+        folder / "artifact.metadata",
+        {
+            "query_token_id": collator.query_marker,
+            "doc_token_id": collator.document_marker,
+            "query_token": "[Q]",
+            "doc_token": "[D]",
+            "dim": head.module.out_features,
+            "query_maxlen": collator.query_max_length,
+            "doc_maxlen": collator.document_max_length,
+            "mask_punctuation": collator.skiplist is not None,
+            "attend_to_mask_tokens": collator.attend_to_expansion,
+            "interaction": "colbert",
+            "similarity": "cosine",
+        },
+    )
+
+
+def _open_retrievals(parts: Parts, folder: Path) -> None:
+    collator, head = _late_interaction(parts, "open_retrievals")
+    _require(
+        "open_retrievals",
+        {
+            "similarity": (head.similarity, "mean"),
+            "query_marker": (collator.query_marker, ""),
+            "document_marker": (collator.document_marker, ""),
+            "query_expansion": (collator.query_expansion, False),
+            "skiplist": (collator.skiplist, None),
+            "compare_first": (collator.compare_first, False),
+        },
+    )
+    _merged(parts).save_pretrained(folder)
+    parts.backbone.tokenizer.save_pretrained(folder)
+    weights = _linear(head)
+    torch.save({"bias": torch.zeros(len(weights["weight"])), **weights}, folder / LINEAR)
+
+
+def _transformers(parts: Parts, folder: Path) -> None:
+    if not isinstance(parts.backbone, HFClassifier | HFCausal):
+        raise InputError(
+            'the layout "transformers" holds models whose own head gives the score (hf_classifier.v1, hf_causal.v1); '
+            "this one's head is rerankkit's. Its backbone/ is a folder that transformers loads"
+        )
+    _merged(parts).save_pretrained(folder)
+    parts.backbone.tokenizer.save_pretrained(folder)
+
+
+def _late_interaction(parts: Parts, layout: str) -> tuple[LateInteractionCollator, MaxSim]:
+    collator, head = parts.collator, parts.head
+    if not isinstance(collator, LateInteractionCollator) or not isinstance(head, MaxSim):
+        raise InputError(f'the layout "{layout}" is for late interaction: late_interaction.v1 with maxsim.v1')
+    if parts.formatter != Pair():
+        raise InputError(f'the layout "{layout}" has no room for the instructions of the formatter')
+    if head.module is None:
+        raise InputError(f'the layout "{layout}" needs a projection, and this head has dim = null')
+    return collator, head
+
+
+def _require(layout: str, wanted: dict[str, tuple[Any, Any]]) -> None:
+    if unlike := [f"{name} = {has!r} (it has {can!r})" for name, (has, can) in wanted.items() if has != can]:
+        raise InputError(f'the layout "{layout}" cannot say {", ".join(unlike)}')
+
+
+def _tokenizer(parts: Parts, collator: LateInteractionCollator, layout: str) -> Any:
+    """A copy of the tokenizer, whose vocabulary has the markers."""
+    for marker in (collator.query_marker, collator.document_marker):
+        if marker and vocabulary_id(marker, parts.backbone.tokenizer) is None:
+            raise InputError(f'the layout "{layout}" needs markers that are one token, and {marker!r} is text')
+    return copy.deepcopy(parts.backbone.tokenizer)
+
+
+def _merged(parts: Parts) -> Any:
+    """The transformers model, with its adapter folded in; the reranker's own is left alone."""
+    from peft import PeftModel
+
+    module = parts.backbone.module
+    return copy.deepcopy(module).merge_and_unload(safe_merge=True) if isinstance(module, PeftModel) else module
+
+
+def _linear(head: MaxSim) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().cpu().contiguous() for name, weight in head.module.state_dict().items()}
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2), "utf-8")

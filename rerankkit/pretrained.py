@@ -1,0 +1,143 @@
+"""Loading and saving a transformers model with its tokenizer: what all backbones have in common."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from rerankkit.errors import InputError, RunError
+from rerankkit.lazy import torch, transformers
+from rerankkit.lora import Lora, adapter_folder
+from rerankkit.protocols import Tokens
+from rerankkit.weights import check_model_name, loading, resolve_model
+
+Dtype = Literal["fp32", "bf16", "fp16", "auto"]
+Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"]
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "auto": "auto"}
+
+
+def load_model(
+    auto_class: Any, name: str, dtype: Dtype, attention: Attention, revision: str | None, config: Any = None
+) -> tuple[Any, set[str]]:
+    """A model in evaluation mode, and the names of its weights that the checkpoint lacks and that are random now."""
+    path = resolve_model(name)
+    with loading(name):
+        model, report = auto_class.from_pretrained(
+            path,
+            config=config,
+            dtype=DTYPES[dtype],
+            attn_implementation=None if attention == "auto" else attention,
+            revision=revision or "main",
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    return model.eval(), set(report["missing_keys"])
+
+
+def load_config(name: str, revision: str | None) -> Any:
+    """A model's config, without its weights."""
+    with loading(name):
+        return transformers.AutoConfig.from_pretrained(
+            resolve_model(name), revision=revision or "main", trust_remote_code=False
+        )
+
+
+def load_tokenizer(name: str, revision: str | None, config: Any) -> Any:
+    """A model's tokenizer. Its `model_max_length` becomes what the model has positions for: what is stored is often
+    what its training happened to cut at, or no limit at all."""
+    with loading(name):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            resolve_model(name), revision=revision or "main", trust_remote_code=False
+        )
+    tokenizer.model_max_length = positions(config) or tokenizer.model_max_length
+    return tokenizer
+
+
+def load_shape(auto_class: Any, name: str, revision: str | None, config: Any) -> tuple[Any, Any]:
+    """A model's tokenizer, and the model without weights, of which none are read or downloaded."""
+    with loading(name), torch.device("meta"):
+        model = auto_class.from_config(config, trust_remote_code=False)
+    return load_tokenizer(name, revision, config), model
+
+
+def file_beside(name: str, revision: str | None, file: str) -> Path | None:
+    """A file of a checkpoint, in its folder or on the hub; None where there is no such file."""
+    with loading(name):
+        found = transformers.utils.cached_file(
+            resolve_model(name),
+            file,
+            revision=revision or "main",
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    return Path(found) if found else None
+
+
+def model_inputs(module: Any, tokens: Tokens) -> dict[str, Any]:
+    """What a model's forward pass takes of some tokens; nothing is cached between passes."""
+    known = inspect.signature(module.forward).parameters
+    inputs: dict[str, Any] = {"input_ids": tokens.ids, "attention_mask": tokens.mask}
+    if tokens.type_ids is not None and "token_type_ids" in known:
+        inputs["token_type_ids"] = tokens.type_ids
+    if "use_cache" in known:
+        inputs["use_cache"] = False
+    return inputs
+
+
+def check_sources(name: str, lora: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+    """What can be seen without weights: whether the model and the adapter exist."""
+    try:
+        check_model_name(name)
+    except (InputError, RunError) as error:
+        yield "name", str(error)
+    try:
+        if lora and lora.get("start"):
+            adapter_folder(lora["start"])
+    except InputError as error:
+        yield "lora", str(error)
+
+
+def save_model(module: Any, tokenizer: Any, name: str, adapter: Lora | None, folder: Path) -> Any:
+    """Write `backbone/`, which transformers loads by itself, or `adapter/` where LoRA is to stay apart.
+
+    A merged adapter is merged here and now, so that the model in memory and the one on disk are the same.
+
+    Args:
+        adapter: The settings of the adapter that `module` is wrapped in, if it is.
+
+    Returns:
+        The module as it goes on, without the adapter that was merged.
+    """
+    if adapter is not None and not adapter.merge:
+        module.active_peft_config.base_model_name_or_path = name  # not where it lies on this machine
+        module.save_pretrained(folder / "adapter", save_embedding_layers=False)
+        return module
+    if adapter is not None:
+        module = module.merge_and_unload(safe_merge=True)
+    module.save_pretrained(folder / "backbone")
+    tokenizer.save_pretrained(folder / "backbone")
+    return module
+
+
+def positions(config: Any) -> int | None:
+    """How many tokens a model has positions for, if it says; those of RoBERTa's kin begin behind its padding token."""
+    settings = config.get_text_config()
+    limit = getattr(settings, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
+        return None
+    return limit - (settings.pad_token_id + 1 if settings.model_type in _COUNT_FROM_PADDING else 0)
+
+
+_COUNT_FROM_PADDING = {
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "mpnet",
+    "longformer",
+    "esm",
+    "data2vec-text",
+}

@@ -1,0 +1,83 @@
+"""The projection of a late-interaction checkpoint, wherever its layout keeps it.
+
+PyLate, sentence-transformers   modules.json names Dense modules: 1_Dense/config.json, 1_Dense/model.safetensors
+Stanford's ColBERT              linear.weight in the root's model.safetensors
+open-retrievals, BGE-M3         colbert_linear.pt: {weight, bias}, a pickle that is read as tensors only
+"""
+
+from __future__ import annotations
+
+import functools
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+from rerankkit.checkpoint_files import Finder, read_json, stored_tensors
+from rerankkit.errors import InputError, RunError
+from rerankkit.lazy import torch
+
+LINEAR = "colbert_linear.pt"
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A linear layer. weight [dim, width], bias [dim]"""
+
+    file: str
+    weight: torch.Tensor
+    bias: torch.Tensor | None = None
+
+
+def find_projection(file: Finder) -> Projection | None:
+    """What a checkpoint projects its hidden states with; None where it has nothing of the kind."""
+    if dense := [_dense(folder, file) for folder in dense_modules(file)]:
+        return functools.reduce(_after, dense)
+    stanford = stored_tensors(file, {"linear.weight", "linear.bias"})
+    if "linear.weight" in stanford:
+        return Projection("model.safetensors", stanford["linear.weight"].float(), _float(stanford.get("linear.bias")))
+    path = file(LINEAR)
+    return None if path is None else _pickled(path)
+
+
+def dense_modules(file: Finder) -> list[str]:
+    """The folders of the Dense modules that modules.json names, in their order."""
+    path = file("modules.json")
+    modules = (read_json(lambda name: path, "modules.json") or {}).get("", []) if path else []
+    return [str(module["path"]) for module in modules if str(module.get("type", "")).endswith("Dense")]
+
+
+def _dense(folder: str, file: Finder) -> Projection:
+    config = read_json(file, f"{folder}/config.json") or {}
+    activation = str(config.get("activation_function", "")).rpartition(".")[2]
+    if activation not in ("", "Identity"):
+        raise InputError(f"{folder} has the activation {activation}; maxsim.v1 projects with a linear layer alone")
+    tensors = stored_tensors(file, {"linear.weight", "linear.bias", "residual.weight"}, f"{folder}/model.safetensors")
+    if "linear.weight" not in tensors:
+        raise RunError(f"{folder}/model.safetensors has no linear.weight; copy or download the checkpoint again")
+    weight = tensors["linear.weight"].float()
+    if config.get("use_residual"):
+        weight = weight + tensors.get("residual.weight", torch.eye(*weight.shape)).float()
+    return Projection(f"{folder}/model.safetensors", weight, _float(tensors.get("linear.bias")))
+
+
+def _after(first: Projection, second: Projection) -> Projection:
+    """Two linear layers as one."""
+    weight = (second.weight.double() @ first.weight.double()).float()
+    shifted = None if first.bias is None else second.weight @ first.bias
+    biases = [bias for bias in (shifted, second.bias) if bias is not None]
+    return Projection(f"{first.file} and {second.file}", weight, sum(biases[1:], biases[0]) if biases else None)
+
+
+def _pickled(path: Path) -> Projection:
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        return Projection(path.name, tensors["weight"].float(), _float(tensors.get("bias")))
+    except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, AttributeError, TypeError) as error:
+        raise RunError(
+            f"{path} is no state dict of a linear layer that can be read without running code "
+            f"({str(error).splitlines()[0][:120]})"
+        ) from error
+
+
+def _float(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    return None if tensor is None else tensor.float()

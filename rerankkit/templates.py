@@ -1,0 +1,48 @@
+"""Texts with fields in braces: what a recipe writes where a prompt has a query and documents."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+
+from rerankkit.protocols import Piece, Role
+
+_BRACES = re.compile(r"\{\{|\}\}|\{(\w*)\}|[{}]")
+
+
+def problems(template: str, fields: Mapping[str, Role]) -> Iterator[str]:
+    """Say what is wrong with a template that must hold each of the fields once. `{{` and `}}` are literal braces."""
+    names = [name for _, name in _split(template) if name is not None]
+    usable = " and ".join(f"{{{name}}}" for name in fields)
+    for name in sorted({name for name in names if name not in fields}):
+        said = f"{{{name}}}" if name.isidentifier() else "a brace that belongs to no field"
+        yield f"{said} is unknown; use {usable}, and {{{{ }}}} for literal braces"
+    for name in fields:
+        if names.count(name) != 1:
+            yield f"must contain {{{name}}} once, found {names.count(name)} times"
+
+
+def fill(template: str, fields: Mapping[str, Role], texts: Mapping[str, str]) -> list[Piece]:
+    """The pieces of a template with its fields' texts; what stands around them is fixed."""
+    pieces = []
+    for literal, name in _split(template):
+        pieces.append(Piece(literal, "fixed"))
+        if name is not None:
+            pieces.append(Piece(texts[name], fields[name]))
+    return [piece for piece in pieces if piece.text or piece.role != "fixed"]
+
+
+@lru_cache(maxsize=64)
+def _split(template: str) -> tuple[tuple[str, str | None], ...]:
+    """Literal text and the name of the field that follows it; the last text has none."""
+    found, literal, end = [], "", 0
+    for match in _BRACES.finditer(template):
+        literal += template[end : match.start()]
+        end = match.end()
+        if match.group() in ("{{", "}}"):
+            literal += match.group()[0]
+            continue
+        found.append((literal, match.group(1) if match.group(1) is not None else match.group()))
+        literal = ""
+    return (*found, (literal + template[end:], None))
