@@ -7,13 +7,12 @@ logits. sentence-transformers scores in its batches of 32, sorted by characters.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from functools import cache, partial
 from typing import Any
 
 import pytest
 import torch
-from measuring import SMALL, THREADS, interleaved, print_table
+from measuring import SMALL, interleaved, print_table
 from sentence_transformers import CrossEncoder
 
 from rerankkit.embedded import embedded_model
@@ -26,12 +25,7 @@ ROUNDS = 3
 Pairs = list[list[str]]
 
 
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("threads")
 
 
 def test_against_sentence_transformers(benchmark: Any) -> None:

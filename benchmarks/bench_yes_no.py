@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from measuring import SMALL, THREADS, interleaved, print_table
+from measuring import SMALL, interleaved, print_table
 
 from rerankkit import engine
 from rerankkit.backbones.hf_causal import HFCausal, hf_causal
@@ -40,12 +40,7 @@ TEMPLATE = "Query: {query}\nDocument: {document}\nDoes the document answer the q
 ANSWERS = "Yes", "No"
 
 
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("threads")
 
 
 def test_yes_no_against_full_logits(benchmark: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 
-import numpy as np
+from rerankkit.lazy import numpy
 
 
 def fingerprint(text: str) -> int:
@@ -24,14 +24,14 @@ class Table:
         self._added[1].append(value)
 
     def seal(self) -> None:
-        keys, values = (np.array(column, dtype=np.uint64) for column in self._added)
-        order = np.lexsort((values, keys))
+        keys, values = (numpy.array(column, dtype=numpy.uint64) for column in self._added)
+        order = numpy.lexsort((values, keys))
         self._keys, self._values = keys[order], values[order]
         del self._added
 
     def __getitem__(self, key: int) -> frozenset[int]:
         # left a Python int, the key would turn all keys into floats
-        begin, end = (self._keys.searchsorted(np.uint64(key), side) for side in ("left", "right"))
+        begin, end = (self._keys.searchsorted(numpy.uint64(key), side) for side in ("left", "right"))
         return frozenset(self._values[begin:end].tolist())
 
     def has_one_value_each(self) -> bool:

@@ -21,8 +21,10 @@ class _LazyModule:
 
 
 if TYPE_CHECKING:
+    import numpy as numpy
     import torch as torch
     import transformers as transformers
 else:
+    numpy = _LazyModule("numpy")
     torch = _LazyModule("torch")
     transformers = _LazyModule("transformers")

@@ -12,11 +12,10 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import IO, NamedTuple
 
-import numpy as np
-
 from rerankkit.errors import InputError
 from rerankkit.fingerprints import fingerprint
 from rerankkit.jsonl_lines import Line, kind, nearest, quoted
+from rerankkit.lazy import numpy
 from rerankkit.protocols import Group
 
 QIDS = ("qid", "query_id")
@@ -192,7 +191,7 @@ def _by_query(rows: Iterable[_Flat]) -> Iterator[Group]:
             begins.append(file.tell())
             file.write(json.dumps(row).encode() + b"\n")
         del numbers
-        order = np.argsort(np.array(group_of), kind="stable")
+        order = numpy.argsort(numpy.array(group_of), kind="stable")
         for _, indices in groupby(order.tolist(), group_of.__getitem__):
             yield _gathered([_row_at(file, begins[index]) for index in indices])
 
