@@ -54,11 +54,13 @@ def frame_of(tokenizer: Any, texts: int) -> Frame:
     )
 
 
-def tokenize_texts(prompts: Sequence[Prompt], tokenizer: Any) -> list[list[tuple[list[int], list[Role]]]]:
+def tokenize_texts(
+    prompts: Sequence[Prompt], tokenizer: Any, markers: tuple[str, ...] = ()
+) -> list[list[tuple[list[int], list[Role]]]]:
     """The tokens of each prompt's two texts, none added; a text that several prompts share is tokenized once."""
     halves = [(prompt.pieces[: prompt.second], prompt.pieces[prompt.second :]) for prompt in prompts]
     distinct = list(dict.fromkeys(half for pair in halves for half in pair))
-    tokens = tokenize([Prompt(half, add_special_tokens=False) for half in distinct], tokenizer)
+    tokens = tokenize([Prompt(half, add_special_tokens=False) for half in distinct], tokenizer, markers)
     found = dict(zip(distinct, tokens, strict=True))
     return [[found[half] for half in pair] for pair in halves]
 

@@ -73,7 +73,7 @@ class LateInteractionCollator:
             raise InputError(f"{_NAME} needs prompts of two texts, and this formatter writes one; use pair.v1")
         query, document = (marker_ids(text, tokenizer) for text in (self.query_marker, self.document_marker))
         found = []
-        for first, second in tokenize_texts(prompts, tokenizer):
+        for first, second in tokenize_texts(prompts, tokenizer, (self.query_marker, self.document_marker)):
             ids, roles, cut_query = framed(first, query, self.query_max_length, tokenizer)
             document_ids, document_roles, cut_document = framed(second, document, self.document_max_length, tokenizer)
             row = Row(document_ids, [*roles, *document_roles], tuple(ids))
