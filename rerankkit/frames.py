@@ -71,7 +71,7 @@ def marker_ids(text: str, tokenizer: Any) -> list[int]:
         return []
     entry = vocabulary_id(text, tokenizer)
     ids = [entry] if entry is not None else tokenizer(text, add_special_tokens=False)["input_ids"]
-    if tokenizer.unk_token_id in ids:
+    if not ids or tokenizer.unk_token_id in ids:
         raise InputError(f"this model's vocabulary cannot write the marker {text!r}; choose another, or none")
     return ids
 
@@ -88,6 +88,8 @@ def framed(
     """A text with marker and frame, its end cut to fit, and how many tokens were cut."""
     before, behind = frame_of(tokenizer, 1).fixed
     ids, roles = text
+    if not (before or marker or ids or behind):
+        raise InputError("an empty text has no token to compare here: this tokenizer adds none, so choose a marker")
     own = len(roles) - roles.count("fixed")
     room = length - len(before) - len(marker) - len(behind) - (len(ids) - own)
     if room < min(own, 1):
