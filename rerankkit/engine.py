@@ -195,8 +195,7 @@ def embed(parts: Parts, texts: Sequence[str], kind: str, settings: Engine) -> li
         raise InputError(
             "token vectors are what late interaction compares, and this reranker's head reads one score off a prompt"
         )
-    groups = [Group(text, [""]) if kind == "query" else Group("", [text]) for text in texts]
-    rows = encode(parts, [Ask(group, (0,)) for group in groups])
+    rows = encode(parts, [Ask(Group(text, [text]), (0,)) for text in texts])
     sized = [replace(row, ids=list(row.shared)) for row in rows] if kind == "query" else rows
     found: list[torch.Tensor] = [torch.empty(0)] * len(rows)
     for numbers in _batches(sized, settings.batch_tokens):
