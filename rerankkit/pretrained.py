@@ -51,8 +51,8 @@ def refuse_unfit(name: str, config: Any, part: str) -> None:
         raise InputError(f"{name} is an encoder with a decoder ({config.model_type}), which {part} cannot read")
     if config.model_type in _MIX_PADDING:
         raise InputError(
-            f"{name} is of type {config.model_type}, in which padding changes the scores of what it pads; {part} cannot "
-            "read it, choose a model whose attention leaves padding out"
+            f"{name} is of type {config.model_type}, in which padding changes the scores of what it pads; {part} "
+            "cannot read it, choose a model whose attention leaves padding out"
         )
 
 
@@ -63,6 +63,8 @@ def load_tokenizer(name: str, revision: str | None, config: Any) -> Any:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             resolve_model(name), revision=revision or "main", trust_remote_code=False
         )
+    if len(tokenizer) == len(set(tokenizer.all_special_ids)):  # which transformers makes up where there are no files
+        raise InputError(f"{name!r} has no tokenizer with any words: expected tokenizer.json beside its config.json")
     tokenizer.model_max_length = positions(config) or tokenizer.model_max_length
     return tokenizer
 

@@ -102,7 +102,7 @@ class HFClassifier:
         if not self._reads_last_token:
             return Hidden(self.module(**pretrained.model_inputs(self._model, batch.tokens)).logits.unsqueeze(1))
         pad = self._model.config.get_text_config().pad_token_id
-        if pad is None:
+        if pad is None or pad < 0:
             return Hidden(last_token_logits(self._model, batch).unsqueeze(1))
         inputs = pretrained.model_inputs(self._model, batch.tokens)
         inputs["input_ids"] = batch.tokens.ids.masked_fill(
