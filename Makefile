@@ -28,8 +28,16 @@ demo: install  ## train a language model as a reranker on real text, and see how
 	@echo "Your reranker lies in models/llm-pointwise. Ask it something else with:"
 	@echo "  $(BIN)/rerankkit rank models/llm-pointwise --query 'how do I ...'"
 
+# What Triton does with a kernel is settled when the kernel is imported, so there are three runs. All three happen, and
+# the first that fails decides.
 test: $(VENV)/.installed-dev  ## the tests that take seconds; says at the end what it left out
-	$(BIN)/python -m pytest
+	@status=0; \
+	echo "Triton kernels in Triton's interpreter"; \
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/kernels -m interpreted || status=1; \
+	echo "Triton kernels compiled for an A100 and an H100"; \
+	$(BIN)/python -m pytest -q tests/kernels -m compiled || status=1; \
+	$(BIN)/python -m pytest || status=1; \
+	exit $$status
 
 slow: $(VENV)/.installed-dev  ## the tests that take minutes, such as whole training runs
 	$(BIN)/python -m pytest -m "slow and not gpu"

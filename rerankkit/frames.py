@@ -86,7 +86,7 @@ def framed(
     """A text with marker and frame, its end cut to fit, and how many tokens were cut."""
     before, behind = frame_of(tokenizer, 1).fixed
     ids, roles = text
-    own = sum(role != "fixed" for role in roles)
+    own = len(roles) - roles.count("fixed")
     room = length - len(before) - len(marker) - len(behind) - (len(ids) - own)
     if room < min(own, 1):
         raise InputError(f"marker, frame and instruction leave no room in {length} tokens; allow more")

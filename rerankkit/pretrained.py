@@ -133,6 +133,7 @@ def positions(config: Any) -> int | None:
 
 _COUNT_FROM_PADDING = {
     "roberta",
+    "roberta-prelayernorm",
     "xlm-roberta",
     "xlm-roberta-xl",
     "camembert",
@@ -140,4 +141,7 @@ _COUNT_FROM_PADDING = {
     "longformer",
     "esm",
     "data2vec-text",
+    "ibert",
+    "luke",
+    "xmod",
 }

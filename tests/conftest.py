@@ -15,7 +15,12 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 
 LEFT_OUT = pytest.StashKey[Counter[str]]()
-RUN_THEM = {"slow": "make slow", "gpu": "make gpu, on a machine with a CUDA device"}
+RUN_THEM = {
+    "slow": "make slow",
+    "gpu": "make gpu, on a machine with a CUDA device",
+    "interpreted": "TRITON_INTERPRET=1 pytest tests/kernels -m interpreted, which make test does",
+    "compiled": "pytest tests/kernels -m compiled, which make test does",
+}
 
 
 @pytest.fixture(autouse=True)

@@ -9,4 +9,4 @@ def launch(kernel: Any, grid: tuple[int, ...], arguments: dict[str, Any], warps:
     """Runs a kernel on the device of its tensors, which need not be the current one."""
     first = next(value for value in arguments.values() if isinstance(value, torch.Tensor))
     with torch.cuda.device_of(first):
-        kernel[grid](**arguments, num_warps=warps, num_stages=stages)
+        kernel[grid](**arguments, num_warps=warps, num_stages=stages, enable_fp_fusion=True)

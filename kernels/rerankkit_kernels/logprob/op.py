@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from rerankkit_kernels.backend import uses_triton
 from rerankkit_kernels.library import LIBRARY, refuse_second_derivative
 from rerankkit_kernels.logprob import torch as fallback
 
@@ -15,13 +16,24 @@ LIBRARY.define(
 )
 
 
-def run_forward(hidden: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
-    return fallback.forward(hidden, *rest[:-1])
+def _block(backend: str, hidden: torch.Tensor) -> Any:
+    """The module that reads blocks of logits; the products are cuBLAS's either way."""
+    if not uses_triton(backend, hidden):
+        return fallback
+    from rerankkit_kernels.logprob import triton
+
+    return triton
 
 
-def _run_backward(grad: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
-    inputs = (*rest[:-2], rest[-1])  # all but the backend
-    return fallback.backward(grad, *inputs)
+def run_forward(hidden: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    inputs = (*rest[:-1], _block(rest[-1], hidden).add)
+    return fallback.forward(hidden, *inputs)
+
+
+def _run_backward(grad: torch.Tensor, hidden: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
+    *inputs, backend, needs = rest
+    inputs += [needs, _block(backend, hidden).differentiate]
+    return fallback.backward(grad, hidden, *inputs)
 
 
 LIBRARY.impl("logprob_forward", run_forward, "CompositeExplicitAutograd")

@@ -4,7 +4,7 @@ The forward pass walks over the vocabulary in chunks and keeps, of every hidden 
 backward pass computes the same blocks again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -22,8 +22,13 @@ def forward(
     mask: torch.Tensor | None,
     scale: float,
     softcap: float | None,
+    add: Callable[..., None],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities [n, k] of ids [n, k] after hidden [n, width], 0 under the mask, and log-sum-exps [n]."""
+    """Log-probabilities [n, k] of ids [n, k] after hidden [n, width], 0 under the mask, and log-sum-exps [n].
+
+    Args:
+        add: What reads a block of logits: the function below, or a Triton kernel.
+    """
     wide = torch.promote_types(hidden.dtype, torch.float32)
     kept = _kept(hidden, mask)
     read, some = hidden[kept], ids[kept]
@@ -31,14 +36,13 @@ def forward(
     with torch.autocast(hidden.device.type, enabled=False):
         for chunk, part in _chunks(weight):
             for rows in steps(len(read), ROWS):
-                logits = _capped(_product(read[rows], part), bias, chunk, scale, softcap)
-                total[rows] = torch.logaddexp(total[rows], logits.logsumexp(1))
+                add(total[rows], read[rows].to(part.dtype) @ part.T, _part(bias, chunk), scale, softcap)
     target = torch.empty(some.shape, dtype=wide, device=hidden.device)
     for rows in steps(len(read), ROWS):
         for column in range(some.shape[1]):
             token = some[rows, column]
-            logit = (read[rows].to(wide) * weight[token].to(wide)).sum(1, keepdim=True)
-            target[rows, column] = _capped(logit, bias, token, scale, softcap)[:, 0]
+            logit = (read[rows].to(wide) * weight[token].to(wide)).sum(1)
+            target[rows, column] = _logits(logit, _part(bias, token), scale, softcap)
     logprob, totals = hidden.new_zeros(ids.shape, dtype=wide), hidden.new_zeros(len(hidden), dtype=wide)
     logprob[kept], totals[kept] = target - total.unsqueeze(1), total
     return logprob, totals
@@ -55,10 +59,11 @@ def backward(
     scale: float,
     softcap: float | None,
     needs: list[bool],
+    differentiate: Callable[..., torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of hidden, weight and bias; of those that are not needed, something empty."""
     kept = _kept(hidden, mask)
-    read, some, total, outer = hidden[kept], ids[kept], totals[kept].unsqueeze(1), grad[kept].to(totals.dtype)
+    read, some, total, outer = hidden[kept], ids[kept], totals[kept], grad[kept].to(totals.dtype)
     by_read = totals.new_zeros(read.shape if needs[0] else (0,))
     by_hidden = torch.zeros_like(hidden) if needs[0] else totals.new_zeros(0)
     by_weight = torch.zeros_like(weight) if needs[1] else totals.new_zeros(0)
@@ -67,14 +72,11 @@ def backward(
         for chunk, part in _chunks(weight):
             by_part = totals.new_zeros(part.shape if needs[1] else (0,))
             for rows in steps(len(read), ROWS):
-                logits = _capped(_product(read[rows], part), bias, chunk, scale, softcap)
-                slope = scale if softcap is None else scale * (1 - (logits / softcap).square())
-                # a token's log-probability changes with a logit by whether they are the same, less the softmax
-                inner = logits.sub_(total[rows]).exp_().mul_(-outer[rows].sum(1, keepdim=True))
+                product = read[rows].to(part.dtype) @ part.T
                 place = some[rows] - chunk.start
-                outside = (place < 0) | (place >= len(part))
-                inner.scatter_add_(1, place.masked_fill(outside, 0), outer[rows].masked_fill(outside, 0.0))
-                inner.mul_(slope)
+                inner = differentiate(
+                    product, total[rows], outer[rows], place, _part(bias, chunk), scale, softcap
+                )  # [rows, chunk]
                 if needs[2] and bias is not None:
                     by_bias[chunk] += inner.sum(0).to(bias.dtype)
                 inner = inner.to(part.dtype)
@@ -89,6 +91,33 @@ def backward(
     return by_hidden, by_weight, by_bias
 
 
+def add(
+    total: torch.Tensor, product: torch.Tensor, bias: torch.Tensor | None, scale: float, softcap: float | None
+) -> None:
+    """Adds a block of logits to the log-sum-exp of each row."""
+    logits = _logits(product.to(total.dtype), bias, scale, softcap)
+    total.copy_(torch.logaddexp(total, logits.logsumexp(1)))
+
+
+def differentiate(
+    product: torch.Tensor,
+    total: torch.Tensor,
+    outer: torch.Tensor,
+    place: torch.Tensor,
+    bias: torch.Tensor | None,
+    scale: float,
+    softcap: float | None,
+) -> torch.Tensor:
+    """Gradient of a block of products [n, m], from those of the log-probabilities of k tokens [n, k]."""
+    logits = _logits(product.to(total.dtype), bias, scale, softcap)
+    slope = scale if softcap is None else scale * (1 - (logits / softcap).square())
+    # a token's log-probability changes with a logit by whether they are the same, less the softmax
+    inner = logits.sub_(total.unsqueeze(1)).exp_().mul_(-outer.sum(1, keepdim=True))
+    outside = (place < 0) | (place >= inner.shape[1])
+    inner.scatter_add_(1, place.masked_fill(outside, 0), outer.masked_fill(outside, 0.0))
+    return inner.mul_(slope)
+
+
 def _kept(hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | slice:
     return slice(None) if mask is None else mask.nonzero()[:, 0]
 
@@ -101,20 +130,14 @@ def _chunks(weight: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
         yield chunk, weight[chunk].to(dtype)
 
 
-def _product(read: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
-    return (read.to(part.dtype) @ part.T).to(torch.promote_types(part.dtype, torch.float32))
+def _part(bias: torch.Tensor | None, tokens: slice | torch.Tensor) -> torch.Tensor | None:
+    return None if bias is None else bias[tokens]
 
 
-def _capped(
-    logits: torch.Tensor,
-    bias: torch.Tensor | None,
-    tokens: slice | torch.Tensor,
-    scale: float,
-    softcap: float | None,
-) -> torch.Tensor:
-    """In place, but for the type: logits of a slice of the vocabulary [n, m], or of one token for each row [n, 1]."""
+def _logits(logits: torch.Tensor, bias: torch.Tensor | None, scale: float, softcap: float | None) -> torch.Tensor:
+    """From products of hidden states and the output layer, in place."""
     if bias is not None:
-        logits += bias[tokens] if isinstance(tokens, slice) else bias[tokens].unsqueeze(1)
+        logits += bias
     if scale != 1.0:
         logits *= scale
     return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)

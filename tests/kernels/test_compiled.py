@@ -1,0 +1,142 @@
+"""The Triton kernels compiled for an A100 and an H100, with the configurations that calls choose: what ptxas made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from ahead_of_time import SHARED, Compiled, compiled
+from rerankkit_kernels import maxsim, maxsim_packed, pair_score, sequence_logprob
+
+pytest.importorskip("triton")
+pytestmark = pytest.mark.compiled
+HALF, SINGLE = torch.bfloat16, torch.float32
+
+
+def check(kernels: list[Compiled], capability: int) -> None:
+    for kernel in kernels:
+        # eight bytes are a pointer that ptxas puts aside for a better occupancy, outside of the loops
+        assert kernel.stack <= 8 and kernel.local == 0, f"{kernel.name} spills: {kernel}"
+        assert 0 < kernel.registers <= 255
+        assert kernel.shared <= SHARED[capability]
+
+
+def training(call: Callable[..., torch.Tensor], *leaves: torch.Tensor) -> Callable[[], Any]:
+    return lambda: call(*(leaf.requires_grad_() for leaf in leaves)).sum().backward()
+
+
+# Each a regime of its own: few rows, whole tiles, queries longer than a tile, dims that are odd, split or long.
+SHAPES = [
+    (90, HALF, 1, 8, 128),
+    (90, HALF, 1, 32, 128),
+    (90, HALF, 4, 32, 128),
+    (90, HALF, 1, 1024, 128),
+    (90, HALF, 4, 32, 96),
+    (90, HALF, 2, 20, 100),
+    (90, HALF, 1, 32, 1024),
+    (90, SINGLE, 1, 32, 128),
+    (90, SINGLE, 4, 32, 128),
+    (90, SINGLE, 4, 32, 48),
+    (90, SINGLE, 2, 20, 100),
+    (80, HALF, 1, 32, 128),
+    (80, HALF, 4, 32, 128),
+    (80, HALF, 4, 32, 96),
+    (80, HALF, 1, 32, 1024),
+    (80, SINGLE, 4, 32, 128),
+]
+
+
+@pytest.mark.parametrize(("capability", "dtype", "nq", "lq", "dim"), SHAPES)
+def test_maxsim(capability: int, dtype: torch.dtype, nq: int, lq: int, dim: int) -> None:
+    from rerankkit_kernels.maxsim import triton
+
+    q, d = torch.zeros(nq, lq, dim, dtype=dtype), torch.zeros(2, 300, dim, dtype=dtype)
+    ranking = compiled(lambda: maxsim(q, d, backend="triton"), triton, capability)
+    train = compiled(training(lambda q, d: maxsim(q, d, backend="triton"), q, d), triton, capability)
+    assert [kernel.name for kernel in ranking + train] == ["forward", "forward", "backward_q", "backward_d"]
+    check(ranking + train, capability)
+    forward, kept, _, by_document = ranking + train
+    rows, *_ = triton.forward_tile(lq, nq, dim, dtype, False)
+    wanted = "HGMMA" if capability == 90 and rows >= 64 else "HMMA"
+    assert forward.has(wanted) and kept.has(wanted)
+    assert by_document.has("HGMMA" if capability == 90 else "HMMA")
+    # documents are copied to shared memory without passing through registers, where rows are long enough for it
+    assert dim * dtype.itemsize % 16 or (forward.has("LDGSTS") and kept.has("LDGSTS"))
+
+
+@pytest.mark.parametrize(
+    ("layout", "dtype", "capability"),
+    [("cross", HALF, 90), ("cross", SINGLE, 80), ("grouped", HALF, 80), ("pairs", HALF, 90)],
+)
+def test_maxsim_with_masks(layout: str, dtype: torch.dtype, capability: int) -> None:
+    from rerankkit_kernels.maxsim import triton
+
+    shape = (4, 2, 300) if layout == "grouped" else (4, 300)
+    masks = torch.ones(4, 32, dtype=torch.bool), torch.ones(shape, dtype=torch.bool)
+    call = training(
+        lambda q, d: maxsim(q, d, *masks, layout=layout, backend="triton"),
+        torch.zeros(4, 32, 128, dtype=dtype),
+        torch.zeros(*shape, 128, dtype=dtype),
+    )
+    check(compiled(call, triton, capability), capability)
+
+
+@pytest.mark.parametrize(("listed", "capability"), [("cross", 90), ("own", 80), ("pairs", 90)])
+def test_maxsim_packed(listed: str, capability: int) -> None:
+    from rerankkit_kernels.maxsim import triton
+
+    pairs: dict[str, Any] = {}
+    if listed != "cross":
+        pairs = {"pair_q": torch.zeros(2, dtype=torch.long)}
+    if listed == "pairs":
+        pairs["pair_d"] = torch.zeros(2, dtype=torch.int32)
+    bounds = torch.tensor([0, 100, 300], dtype=torch.int32)
+    call = training(
+        lambda q, d: maxsim_packed(q, d, bounds, backend="triton", **pairs),
+        torch.zeros(4, 32, 128, dtype=HALF),
+        torch.zeros(300, 128, dtype=HALF),
+    )
+    check(compiled(call, triton, capability), capability)
+
+
+def test_highest_precision_is_no_tensor_core() -> None:
+    from rerankkit_kernels.maxsim import triton
+
+    q, d = torch.zeros(4, 32, 128), torch.zeros(2, 300, 128)
+    (kernel,) = compiled(lambda: maxsim(q, d, precision="highest", backend="triton"), triton, 90)
+    assert not kernel.has("HGMMA") and not kernel.has("HMMA") and kernel.has("FFMA")
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("mode", ["diff", "pair_logprob"])
+def test_pair_score(mode: str, capability: int) -> None:
+    from rerankkit_kernels.pair_score import triton
+
+    options: dict[str, Any] = (
+        {"softcap": 2.0, "norm": torch.zeros(1024)} if mode == "diff" else {"bias": torch.zeros(99)}
+    )
+    hidden, weight = torch.zeros(2, 4, 1024, dtype=HALF), torch.zeros(99, 1024, dtype=HALF)
+    call = compiled(
+        lambda: pair_score(
+            hidden, weight, 3, 7, positions=torch.zeros(2, dtype=torch.long), mode=mode, backend="triton", **options
+        ),
+        triton,
+        capability,
+    )
+    check(call, capability)
+    assert [kernel.name for kernel in call] == ["_forward"] and call[0].has("LDG.E.128")
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("softcap", [None, 30.0])
+def test_logprob(softcap: float | None, capability: int) -> None:
+    from rerankkit_kernels.logprob import triton
+
+    hidden, weight = torch.zeros(1, 2, 16, dtype=HALF), torch.zeros(64, 16, dtype=HALF)
+    targets = torch.zeros(1, 2, dtype=torch.long)
+    call = training(lambda hidden: sequence_logprob(hidden, weight, targets, softcap=softcap, backend="triton"), hidden)
+    kernels = compiled(call, triton, capability)
+    check(kernels, capability)
+    assert [kernel.name for kernel in kernels] == ["_add", "_differentiate"]

@@ -1,0 +1,109 @@
+"""The Triton kernels of language-model heads, run by Triton's interpreter, against their definitions in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from rerankkit_kernels import pair_score, sequence_logprob, token_logprob
+from rerankkit_kernels.logprob import torch as fallback
+from rerankkit_kernels.logprob.reference import sequence_logprob_reference, token_logprob_reference
+from rerankkit_kernels.pair_score.reference import pair_score_reference
+
+triton = pytest.importorskip("triton")
+pytestmark = pytest.mark.interpreted
+VOCABULARY = 50
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"softcap": 3.0},
+    {"scale": 0.25, "biased": True},
+    {"softcap": 5.0, "biased": True},
+]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+def sample(options: dict[str, Any], dtype: torch.dtype, width: int = 24) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    rest = {key: value for key, value in options.items() if key != "biased"}
+    if "biased" in options:
+        rest["bias"] = torch.randn(VOCABULARY).to(dtype)
+    return torch.randn(3, 4, width).to(dtype), torch.randn(VOCABULARY, width).to(dtype), rest
+
+
+def exact(rest: dict[str, Any]) -> dict[str, Any]:
+    return {key: value.double() if isinstance(value, torch.Tensor) else value for key, value in rest.items()}
+
+
+@pytest.mark.parametrize("mode", ["diff", "yes", "pair_logprob", "prob"])
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("width", [1, 24, 1100])
+def test_pair_score(mode: str, options: Any, normed: bool, width: int) -> None:
+    for dtype in DTYPES:
+        hidden, weight, rest = sample(options, dtype, width)
+        rest["norm"] = torch.rand(width).to(dtype) if normed else None
+        positions = torch.tensor([3, 0, 2])
+        arguments = {"positions": positions, "mode": mode, **rest}
+        found = pair_score(hidden, weight, 3, 7, backend="triton", **arguments)
+        wanted = pair_score_reference(
+            hidden.double(), weight.double(), 3, 7, **exact(arguments) | {"positions": positions}
+        )
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=2e-5)
+        flat = {**arguments, "positions": positions + 4 * torch.arange(3)}
+        assert torch.equal(pair_score(hidden.flatten(0, 1), weight, 3, 7, backend="triton", **flat), found)
+
+
+def test_pair_score_of_strides_nothing_and_extremes() -> None:
+    hidden, weight, _ = sample({}, torch.float32)
+    options: Any = {"positions": torch.tensor([3, 0, 2]), "backend": "triton"}
+    wanted = pair_score(hidden, weight, 3, 7, **options)
+    wide = torch.randn(3, 8, 48)
+    wide[:, ::2, ::2] = hidden
+    torch.testing.assert_close(pair_score(wide[:, ::2, ::2], weight.T.contiguous().T, 3, 7, **options), wanted)
+    assert pair_score(hidden[:0], weight, 3, 7, positions=torch.zeros(0, dtype=torch.long), backend="triton").shape == (
+        0,
+    )
+    far = torch.tensor([[[1.0]], [[-1.0]]]), torch.tensor([[1e4], [-1e4]])
+    for mode, scores in (("diff", [2e4, -2e4]), ("prob", [1.0, 0.0]), ("pair_logprob", [0.0, -2e4])):
+        options["positions"] = torch.zeros(2, dtype=torch.long)
+        assert pair_score(*far, 0, 1, mode=mode, **options).tolist() == scores
+    assert pair_score(*far, 0, 1, softcap=2.0, **options).tolist() == [4.0, -4.0]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("rows", [2, 100])
+def test_logprob(options: Any, dtype: torch.dtype, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rerankkit_kernels.logprob import triton as kernels
+
+    monkeypatch.setattr(kernels, "BLOCK", 16)
+    monkeypatch.setattr(fallback, "VOCABULARY", 37)
+    monkeypatch.setattr(fallback, "ROWS", rows)
+    hidden, weight, rest = sample(options, dtype)
+    targets, mask = torch.randint(VOCABULARY, (3, 4)), torch.tensor([[True, False, True, True]] * 3)
+    leaves = hidden.requires_grad_(), weight.requires_grad_()
+    found = sequence_logprob(*leaves, targets, mask=mask, backend="triton", **rest)
+    doubles = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    wanted = sequence_logprob_reference(*doubles, targets, mask=mask, **exact(rest))
+    # products of bfloat16 are rounded to bfloat16 before a kernel sees them
+    atol = 0.15 if dtype == torch.bfloat16 else 2e-4 if dtype == torch.float32 else 0.02
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=atol)
+    for one, other in zip(
+        torch.autograd.grad(found.sum(), leaves), torch.autograd.grad(wanted.sum(), doubles), strict=True
+    ):
+        assert one.dtype == dtype
+        torch.testing.assert_close(one.double(), other, rtol=0.02, atol=atol / 2)
+
+
+def test_several_tokens_after_a_hidden_state() -> None:
+    hidden, weight, _ = sample({}, torch.float32)
+    ids = torch.tensor([1, 30, 1]).expand(3, 4, -1)
+    leaves = [hidden.requires_grad_(), weight.requires_grad_()]
+    outer = torch.randn(3, 4, 3)
+    found = token_logprob(*leaves, ids, backend="triton")
+    wanted = token_logprob_reference(*leaves, ids)
+    torch.testing.assert_close(found, wanted)
+    ours = torch.autograd.grad((found * outer).sum(), leaves)
+    theirs = torch.autograd.grad((wanted * outer).sum(), leaves)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
