@@ -222,24 +222,17 @@ def embed(parts: Parts, texts: Sequence[str], kind: str, settings: Engine) -> li
     sized = [replace(row, ids=list(row.shared)) for row in rows] if kind == "query" else rows
     found: list[torch.Tensor] = [torch.empty(0)] * len(rows)
     for numbers in _batches(sized, settings.batch_tokens):
-        batch = collate(parts, [rows[number] for number in numbers])
+        batch = collate(parts, [rows[number] for number in numbers]).to(_device(parts))
         tokens, of = batch.tokens, list(range(len(numbers)))
         if kind == "query" and batch.shared is not None and batch.shared_of is not None:
             tokens, of = batch.shared, batch.shared_of.tolist()
-        at_once = max(1, settings.batch_tokens // tokens.ids.shape[1])  # expansion makes queries longer than their rows
-        pieces = torch.arange(len(tokens.ids)).split(at_once)
-        vectors = [text for piece in pieces for text in _vectors(parts, head, tokens.take(piece))]
+        if tokens.compared is None:
+            raise InputError("token vectors need query and document read apart; use late_interaction.v1")
+        vectors = head.embed(parts.backbone.read_shared(tokens)).float().cpu()
+        compared = tokens.compared.cpu()
         for number, row in zip(numbers, of, strict=True):
-            found[number] = vectors[row].clone()  # a text that comes twice was encoded once
+            found[number] = vectors[row][compared[row]]
     return found
-
-
-def _vectors(parts: Parts, head: LateInteraction, tokens: Tokens) -> list[torch.Tensor]:
-    """The compared vectors [tokens, dim] of each row."""
-    if tokens.compared is None:
-        raise InputError("token vectors need query and document read apart; use late_interaction.v1")
-    vectors = head.embed(parts.backbone.read_shared(tokens.to(_device(parts)))).float().cpu()
-    return [row[compared] for row, compared in zip(vectors, tokens.compared, strict=True)]
 
 
 class _Ranking:
