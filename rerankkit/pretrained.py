@@ -63,6 +63,8 @@ def load_tokenizer(name: str, revision: str | None, config: Any) -> Any:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             resolve_model(name), revision=revision or "main", trust_remote_code=False
         )
+    if not tokenizer.is_fast:  # only these say where in the text each token stands
+        raise InputError(f"{name} has a tokenizer written in Python ({type(tokenizer).__name__}); it needs a fast one")
     if len(tokenizer) == len(set(tokenizer.all_special_ids)):  # which transformers makes up where there are no files
         raise InputError(f"{name!r} has no tokenizer with any words: expected tokenizer.json beside its config.json")
     tokenizer.model_max_length = positions(config) or tokenizer.model_max_length
