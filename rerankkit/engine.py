@@ -106,6 +106,11 @@ def collate(parts: Parts, rows: Sequence[Row]) -> Batch:
 
 def forward(parts: Parts, batch: Batch, state: object = None) -> torch.Tensor:
     """Scores [rows, docs asked], float32."""
+    if batch.tokens.compared is not None and not isinstance(parts.head, LateInteraction):
+        raise InputError(
+            "the collator tokenizes query and document apart, and this head would read the document alone; give it "
+            "maxsim.v1, or the collator pair.v1 or sequence.v1"
+        )
     return parts.head.score(parts.backbone.hidden(batch, state), batch).float()
 
 
