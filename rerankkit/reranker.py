@@ -159,8 +159,11 @@ class Reranker:
             raise InputError("encode takes a list of texts; put the one text into a list")
         if kind not in ("query", "document"):
             raise InputError(f"kind = {kind!r} must be 'query' or 'document'")
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise InputError(f"text {number} must be a text; got {text!r:.120}")
         self._require_trained()
-        with torch.inference_mode():
+        with torch.no_grad():  # tensors of inference_mode could be neither changed nor trained on
             return engine.embed(self.parts, texts, kind, self.settings)
 
     def _require_trained(self) -> None:

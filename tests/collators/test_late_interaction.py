@@ -55,11 +55,11 @@ def test_expansion_is_compared_and_perhaps_attended_to(expand: bool, attend: boo
     batch = collator.collate(found, WORDS, [row.shared for row in found])
     assert batch.shared is not None and batch.shared.compared is not None and batch.tokens.compared is not None
     for number, row in enumerate(found):
-        real = len(row.shared)
+        real = len(row.shared) - row.shared.count(WORDS.mask_token_id)
         width = 10 if expand else max(len(row.shared) for row in found)
         assert batch.shared.ids.shape[1] == width
         filler = WORDS.mask_token_id if expand else WORDS.pad_token_id
-        assert batch.shared.ids[number].tolist() == [*row.shared, *[filler] * (width - real)]
+        assert batch.shared.ids[number].tolist() == [*row.shared[:real], *[filler] * (width - real)]
         assert batch.shared.mask[number].tolist() == [1] * real + [int(attend)] * (width - real)
         assert batch.shared.compared[number].tolist() == [True] * real + [expand] * (width - real)
         skipped = {WORDS.convert_tokens_to_ids(mark) for mark in ",!"}

@@ -114,7 +114,7 @@ def test_a_query_shorter_than_the_floor_needs_no_more_room_than_itself() -> None
 
 
 def test_two_texts_are_not_glued_together() -> None:
-    with pytest.raises(InputError, match="two texts of these prompts together with nothing between them"):
+    with pytest.raises(InputError, match="reads prompts of one text, and this formatter writes two"):
         encode(SequenceCollator(), Prompt((Piece("a cat", "query"), Piece("a mat", "document")), second=1))
 
 

@@ -19,7 +19,7 @@ CPU_ELEMENTS, GPU_ELEMENTS = 1 << 21, 1 << 25
 """Similarities held at once: on a CPU what stays in its cache, on a GPU what keeps it busy."""
 PIECE = 4096
 """Rows of one product in a batch. oneDNN's bfloat16 products of more are half as fast."""
-WINNERS = 1 << 17
+WINNERS = 1 << 14
 """Winners that the backward pass sorts at once."""
 Index = slice | torch.Tensor
 Block = tuple[Index, slice, torch.Tensor, torch.Tensor | None]
@@ -62,7 +62,8 @@ def forward(
         return scores, places
     nothing = length == 0 if d_mask is None else ~d_mask.any(1)  # [P]
     with torch.autocast(q.device.type, enabled=False):
-        product, wanted = Product(q, precision), rescored or bool(winners)
+        wanted = rescored or bool(winners)
+        product = Product(q, precision, small=bool(winners))
         if cu_seqlens is None:
             blocks = _padded(product, d, d_mask, group, wanted)
         elif pair_q is None:
@@ -145,14 +146,18 @@ def query_of_pairs(count: int, pair_q: torch.Tensor | None, group: int, device: 
 
 
 class Product:
-    """Similarities of documents' rows with query tokens, in buffers that are used again."""
+    """Similarities of documents' rows with query tokens, in buffers that are used again.
 
-    def __init__(self, q: torch.Tensor, precision: str) -> None:
+    Args:
+        small: Half as much at once, for training: there the winners' maximum takes the time, and memory is dear.
+    """
+
+    def __init__(self, q: torch.Tensor, precision: str, small: bool) -> None:
         self.q, self.wide = q, torch.promote_types(q.dtype, torch.float32)
         fast = q.dtype == torch.bfloat16 and precision != "highest" and multiplies_bf16(q.device.type)
         self.dtype = q.dtype if fast else self.wide
         self.columns = q.to(self.dtype).transpose(1, 2).contiguous()  # [Nq, dim, Lq]
-        self.elements = CPU_ELEMENTS if q.device.type == "cpu" else GPU_ELEMENTS
+        self.elements = (CPU_ELEMENTS if q.device.type == "cpu" else GPU_ELEMENTS) // (2 if small else 1)
         self._buffers: dict[str, torch.Tensor] = {}
 
     def at_once(self, length: int, columns: int) -> int:
