@@ -173,5 +173,6 @@ class Reranker:
         new = " and ".join(name for name, part in parts.items() if isinstance(part, Pretrained) and part.untrained)
         raise InputError(
             f"the {new or 'head or classifier'} of this reranker is new and random, so its scores would mean nothing: "
-            "train it first (rerankkit train), or name a checkpoint that has one; `reranker.untrained = False` ranks all the same"
+            "train it first (rerankkit train), or name a checkpoint that has one; `reranker.untrained = False` ranks "
+            "all the same"
         )
