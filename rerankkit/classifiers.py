@@ -14,10 +14,6 @@ from rerankkit.protocols import Batch
 
 def require_one_label(name: str, config: Any) -> None:
     """Refuse a classifier of several classes; where there is no classifier yet, the config is set to one logit."""
-    if config.is_encoder_decoder:
-        raise InputError(
-            f"{name} is an encoder with a decoder ({config.model_type}), which hf_classifier.v1 cannot read"
-        )
     kinds = config.architectures or []
     if not any(kind.endswith("ForSequenceClassification") for kind in kinds):
         config.num_labels = 1
@@ -45,8 +41,12 @@ def new_poolers(missing: Iterable[str]) -> list[str]:
 
 
 def in_float32(model: Any, file: Callable[[str], Path | None]) -> None:
-    """Let a half-precision model's classifier compute in float32, with its weights as they are stored."""
+    """Let the classifier compute in float32, under autocast too; a half-precision model's with its weights as they are
+    stored."""
     heads = {name: getattr(model, name) for name in head_names(model)}
+    for head in heads.values():
+        head.register_forward_pre_hook(_enter_float32)
+        head.register_forward_hook(_leave_float32, always_call=True)
     half = {
         f"{name}.{key}": weight
         for name, head in heads.items()
@@ -58,7 +58,6 @@ def in_float32(model: Any, file: Callable[[str], Path | None]) -> None:
     stored = stored_tensors(file, set(half))
     for head in heads.values():
         head.float()
-        head.register_forward_pre_hook(_to_float32)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name in stored and stored[name].shape == weight.shape:
@@ -73,6 +72,17 @@ def last_token_logits(model: Any, batch: Batch) -> torch.Tensor:
     return model.score(states[rows, batch.answer])
 
 
-def _to_float32(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+# Functions and one stack for all, as an adapter copies a classifier with its hooks.
+_without_autocast: list[Any] = []
+
+
+def _enter_float32(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    device = next(module.parameters()).device.type
+    _without_autocast.append(torch.autocast(device, enabled=False))
+    _without_autocast[-1].__enter__()
     floating = (isinstance(value, torch.Tensor) and value.is_floating_point() for value in inputs)
     return tuple(value.float() if is_one else value for value, is_one in zip(inputs, floating, strict=True))
+
+
+def _leave_float32(module: Any, inputs: Any, output: Any) -> None:
+    _without_autocast.pop().__exit__(None, None, None)

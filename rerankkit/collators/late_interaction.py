@@ -68,14 +68,18 @@ class LateInteractionCollator:
                 yield name, f"must be at least 4, to hold a token beside marker and frame; got {limit}"
 
     def encode(self, prompts: Sequence[Prompt], tokenizer: Any) -> list[Row]:
-        require_room(max(self.query_max_length, self.document_max_length), tokenizer.model_max_length, _NAME)
+        require_room(self.query_max_length, tokenizer.model_max_length, _NAME, "query_max_length")
+        require_room(self.document_max_length, tokenizer.model_max_length, _NAME, "document_max_length")
         if any(prompt.second is None for prompt in prompts):
             raise InputError(f"{_NAME} needs prompts of two texts, and this formatter writes one; use pair.v1")
         query, document = (marker_ids(text, tokenizer) for text in (self.query_marker, self.document_marker))
+        filler = self._filler(tokenizer)
         found = []
-        for first, second in tokenize_texts(prompts, tokenizer):
+        for first, second in tokenize_texts(prompts, tokenizer, (self.query_marker, self.document_marker)):
             ids, roles, cut_query = framed(first, query, self.query_max_length, tokenizer)
             document_ids, document_roles, cut_document = framed(second, document, self.document_max_length, tokenizer)
+            fill = self.query_max_length - len(ids) if self.query_expansion else 0
+            ids, roles = [*ids, *[filler] * fill], [*roles, *["fixed"] * fill]  # type: ignore[list-item]
             row = Row(document_ids, [*roles, *document_roles], tuple(ids))
             row.cut_query, row.cut_document = cut_query, cut_document
             found.append(row)
@@ -97,19 +101,21 @@ class LateInteractionCollator:
         return batch
 
     def _queries(self, queries: Sequence[tuple[int, ...]], tokenizer: Any) -> Tokens:
-        if not self.query_expansion:
-            tokens = padded(queries, tokenizer)
-            tokens.compared = tokens.mask.bool()
-            return tokens
+        tokens = padded(queries, tokenizer)
+        tokens.compared = tokens.mask.bool()
+        if self.query_expansion and not self.attend_to_expansion:
+            filler, closing = self._filler(tokenizer), frame_of(tokenizer, 1).fixed[1]
+            added = (tokens.ids != filler).flip(1).cumsum(1).flip(1) == 0  # nothing but fillers from here to the end
+            own = closing.count(filler)  # a tokenizer may close every text with the token that fills up
+            tokens.mask[:, own:] &= ~added[:, : added.shape[1] - own].long()
+        return tokens
+
+    def _filler(self, tokenizer: Any) -> int:
+        """What a query is filled up with."""
         filler = next((i for i in (tokenizer.mask_token_id, tokenizer.eos_token_id) if i is not None), None)
-        if filler is None:
+        if filler is None and self.query_expansion:
             raise InputError(f"{_NAME}: this tokenizer has no mask token to expand with; set query_expansion = false")
-        ids = torch.full((len(queries), self.query_max_length), filler)
-        mask = torch.full_like(ids, int(self.attend_to_expansion))
-        for row, query in enumerate(queries):
-            ids[row, : len(query)] = torch.tensor(query)
-            mask[row, : len(query)] = 1
-        return Tokens(ids, mask, compared=torch.ones_like(ids, dtype=torch.bool))
+        return -1 if filler is None else filler
 
     def _skipped(self, tokenizer: Any) -> torch.Tensor:
         entries = list(string.punctuation) if self.skiplist == "punctuation" else self.skiplist or []

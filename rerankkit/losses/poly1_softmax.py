@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -43,8 +44,8 @@ class Poly1Softmax:
     @staticmethod
     def check(epsilon: float, temperature: float) -> Iterator[tuple[str, str]]:
         """Say which values make no sense."""
-        if not epsilon >= -1:
-            yield "epsilon", f"must be at least -1, got {epsilon}"
+        if not -1 <= epsilon < math.inf:
+            yield "epsilon", f"must be at least -1 and finite, got {epsilon}"
         yield from above_zero({"temperature": temperature})
 
     def __call__(self, scores: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

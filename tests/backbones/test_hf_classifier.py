@@ -132,3 +132,25 @@ def test_the_saved_classifier_stays_float32_beside_a_bf16_body(tmp_path: Path) -
     assert json.loads((tmp_path / "backbone" / "config.json").read_text())["dtype"] == "bfloat16"
     again = reranker(tmp_path / "backbone", dtype="bf16")
     assert again.compute_score(PAIRS) == model.compute_score(PAIRS)
+
+
+@pytest.fixture(scope="module")
+def published() -> Reranker:
+    return reranker(Path("embedded:ms-marco-minilm-l12"))
+
+
+def test_a_published_cross_encoder_scores_as_transformers_said(published: Reranker) -> None:
+    said = json.loads((Path(__file__).parent.parent / "golden" / "cross_encoder.json").read_text("utf-8"))
+    for texts, logits in (("pairs", "logits"), ("long_pairs", "long_logits_512")):
+        known = {(q, d): logit for (q, d), logit in zip(said[texts], said[logits], strict=True) if q.strip()}
+        found = published.compute_score([list(pair) for pair in known])
+        assert found == pytest.approx(list(known.values()), abs=1e-5, rel=0)
+
+
+def test_a_published_cross_encoder_gives_each_pair_its_score_in_any_batch(published: Reranker) -> None:
+    pairs = [[f"what is {tiny.sentence(i, 2)}", tiny.sentence(40 + i, 2 + 9 * i % 50)] for i in range(12)]
+    together = published.compute_score(pairs)
+    alone = [published.compute_score(pair)[0] for pair in pairs]
+    turned = published.compute_score(pairs[::-1])[::-1]
+    assert together == pytest.approx(alone, abs=1e-5)
+    assert turned == pytest.approx(alone, abs=1e-5)
