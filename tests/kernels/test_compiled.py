@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -10,8 +11,7 @@ import torch
 from ahead_of_time import SHARED, Compiled, compiled
 from rerankkit_kernels import maxsim, maxsim_packed, pair_score, sequence_logprob
 
-pytest.importorskip("triton")
-pytestmark = pytest.mark.compiled
+pytestmark = [pytest.mark.compiled, pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")]
 HALF, SINGLE = torch.bfloat16, torch.float32
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -11,8 +12,7 @@ from rerankkit_kernels.logprob import torch as fallback
 from rerankkit_kernels.logprob.reference import sequence_logprob_reference, token_logprob_reference
 from rerankkit_kernels.pair_score.reference import pair_score_reference
 
-triton = pytest.importorskip("triton")
-pytestmark = pytest.mark.interpreted
+pytestmark = [pytest.mark.interpreted, pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")]
 VOCABULARY = 50
 OPTIONS: list[dict[str, Any]] = [
     {},

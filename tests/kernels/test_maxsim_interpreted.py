@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -9,8 +10,7 @@ import torch
 from rerankkit_kernels import maxsim, maxsim_packed
 from rerankkit_kernels.maxsim.reference import maxsim_packed_reference, maxsim_reference
 
-pytest.importorskip("triton")
-pytestmark = pytest.mark.interpreted
+pytestmark = [pytest.mark.interpreted, pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
