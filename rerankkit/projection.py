@@ -30,7 +30,7 @@ class Projection:
 
 def find_projection(file: Finder) -> Projection | None:
     """What a checkpoint projects its hidden states with; None where it has nothing of the kind."""
-    if dense := [_dense(folder, file) for folder in dense_modules(file)]:
+    if dense := [_dense(folder, file) for kind, folder in modules(file) if kind == "Dense"]:
         return functools.reduce(_after, dense)
     stanford = stored_tensors(file, {"linear.weight", "linear.bias"})
     if "linear.weight" in stanford:
@@ -39,11 +39,13 @@ def find_projection(file: Finder) -> Projection | None:
     return None if path is None else _pickled(path)
 
 
-def dense_modules(file: Finder) -> list[str]:
-    """The folders of the Dense modules that modules.json names, in their order."""
-    path = file("modules.json")
-    modules = (read_json(lambda name: path, "modules.json") or {}).get("", []) if path else []
-    return [str(module["path"]) for module in modules if str(module.get("type", "")).endswith("Dense")]
+def modules(file: Finder) -> list[tuple[str, str]]:
+    """The (kind, folder) of each module that modules.json names, in their order; none where there is no such file."""
+    found = read_json(file, "modules.json")
+    listed = [] if found is None else found.get("")
+    if not isinstance(listed, list) or not all(isinstance(module, dict) and "type" in module for module in listed):
+        raise RunError("modules.json should list modules with their types; copy or download the checkpoint again")
+    return [(str(module["type"]).rpartition(".")[2], str(module.get("path", ""))) for module in listed]
 
 
 def _dense(folder: str, file: Finder) -> Projection:
