@@ -52,9 +52,10 @@ def modules(file: Finder) -> list[tuple[str, str]]:
     """The (kind, folder) of each module that modules.json names, in their order; none where there is no such file."""
     path = file("modules.json")
     listed: Any = (read_json(lambda name: path, "modules.json") or {}).get("") if path else []
-    if not isinstance(listed, list) or not all(isinstance(module, dict) and "type" in module for module in listed):
+    named = isinstance(listed, list) and all(isinstance(module, dict) for module in listed)
+    if not named or not all({"path", "type"} <= module.keys() for module in listed):
         raise RunError(f"{path} is no list of modules, each with a path and a type; copy or download it again")
-    return [(str(module["type"]).rpartition(".")[2], str(module.get("path", ""))) for module in listed]
+    return [(str(module["type"]).rpartition(".")[2], str(module["path"])) for module in listed]
 
 
 def _dense(folder: str, file: Finder) -> Projection:

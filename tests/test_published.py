@@ -241,7 +241,7 @@ def test_files_that_say_something_else_are_refused(tmp_path: Path, file: str, co
     if file.endswith(".json"):
         (tmp_path / "copy" / "colbert_linear.pt").unlink()
         (tmp_path / "copy" / "modules.json").write_text(
-            '[{"path": "", "type": "a.Transformer"}, {"type": "b.Pooling"}]'
+            '[{"path": "", "type": "a.Transformer"}, {"path": "1", "type": "b.Pooling"}]'
         )
     (tmp_path / "copy" / file).write_text(content)
     with pytest.raises((InputError, RunError), match=message):
