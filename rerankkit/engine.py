@@ -106,6 +106,11 @@ def collate(parts: Parts, rows: Sequence[Row]) -> Batch:
 
 def forward(parts: Parts, batch: Batch, state: object = None) -> torch.Tensor:
     """Scores [rows, docs asked], float32."""
+    if batch.tokens.compared is not None and not isinstance(parts.head, LateInteraction):
+        raise InputError(
+            "the collator tokenizes query and document apart, and this head would read the document alone; give it "
+            "maxsim.v1, or the collator pair.v1 or sequence.v1"
+        )
     return parts.head.score(parts.backbone.hidden(batch, state), batch).float()
 
 
@@ -217,8 +222,7 @@ def embed(parts: Parts, texts: Sequence[str], kind: str, settings: Engine) -> li
         raise InputError(
             "token vectors are what late interaction compares, and this reranker's head reads one score off a prompt"
         )
-    groups = [Group(text, [""]) if kind == "query" else Group("", [text]) for text in texts]
-    rows = encode(parts, [Ask(group, (0,)) for group in groups])
+    rows = encode(parts, [Ask(Group(text, [text]), (0,)) for text in texts])
     sized = [replace(row, ids=list(row.shared)) for row in rows] if kind == "query" else rows
     found: list[torch.Tensor] = [torch.empty(0)] * len(rows)
     for numbers in _batches(sized, settings.batch_tokens):

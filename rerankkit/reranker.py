@@ -172,6 +172,7 @@ class Reranker:
         parts = {"classifier": self.parts.backbone, "head": self.parts.head}
         new = " and ".join(name for name, part in parts.items() if isinstance(part, Pretrained) and part.untrained)
         raise InputError(
-            f"the {new or 'head'} of this reranker is new and random, so its scores would mean nothing: train it first "
-            "(rerankkit train), or name a checkpoint that has one; `reranker.untrained = False` ranks all the same"
+            f"the {new or 'head or classifier'} of this reranker is new and random, so its scores would mean nothing: "
+            "train it first (rerankkit train), or name a checkpoint that has one; `reranker.untrained = False` ranks "
+            "all the same"
         )

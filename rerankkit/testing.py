@@ -156,6 +156,7 @@ class StandInTokenizer:
     """Gives every text one token, and frames a chat."""
 
     chat_template = "a template"
+    cls_token = "[CLS]"
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
         return {"input_ids": [1 + sum(text.encode()) % 997]}
