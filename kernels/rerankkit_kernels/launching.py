@@ -5,6 +5,11 @@ from typing import Any
 import torch
 
 
+def packed(tensor: torch.Tensor | None) -> torch.Tensor | None:
+    """One element after another, as the kernels read vectors: a column of a table is none."""
+    return None if tensor is None else tensor.contiguous()
+
+
 def launch(kernel: Any, grid: tuple[int, ...], arguments: dict[str, Any], warps: int, stages: int) -> None:
     """Runs a kernel on the device of its tensors, which need not be the current one."""
     first = next(value for value in arguments.values() if isinstance(value, torch.Tensor))

@@ -107,3 +107,23 @@ def test_several_tokens_after_a_hidden_state() -> None:
     theirs = torch.autograd.grad((wanted * outer).sum(), leaves)
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_columns_of_a_table_are_read_as_such() -> None:
+    hidden, weight = torch.randn(3, 5, 16), torch.randn(9, 16)
+    vectors = {"positions": torch.tensor([[0, 1], [1, 4], [2, 2]])[:, 1], "bias": torch.randn(9, 2)[:, 1]}
+    vectors["norm"] = torch.randn(16, 2)[:, 1]
+    found = pair_score(hidden, weight, 3, 7, backend="triton", **vectors)
+    torch.testing.assert_close(found, pair_score_reference(hidden, weight, 3, 7, **vectors))
+    targets, bias = torch.randint(9, (3, 5)), vectors["bias"]
+    found = sequence_logprob(hidden, weight, targets, bias=bias, backend="triton")
+    torch.testing.assert_close(found, sequence_logprob(hidden, weight, targets, bias=bias, backend="torch"))
+
+
+def test_an_answer_that_does_not_exist_is_nan_and_not_other_memory() -> None:
+    hidden, weight, positions = torch.randn(3, 5, 16), torch.randn(9, 16), torch.tensor([-1, 4, 5])
+    assert pair_score(hidden, weight, 3, 7, positions=positions, backend="triton").isnan().tolist() == [
+        True,
+        False,
+        True,
+    ]

@@ -159,6 +159,16 @@ def test_lower_precision_is_summed_in_float32(dtype: torch.dtype, tolerance: flo
     assert [grad.dtype for grad in grads] == [dtype, dtype]
 
 
+def test_a_weight_in_bfloat16_does_not_lower_a_hidden_state_in_float32() -> None:
+    arguments = sample(SHAPES[0], width=64)
+    arguments["hidden"], arguments["weight"] = arguments["hidden"].float(), arguments["weight"].bfloat16()
+    exact = {**arguments, "hidden": arguments["hidden"].double(), "weight": arguments["weight"].double()}
+    targets, mask = targets_and_mask()
+    wanted = sequence_logprob_reference(targets=targets, mask=mask, **exact)
+    found = sequence_logprob(targets=targets, mask=mask, **arguments)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_extreme_logits_stay_finite() -> None:
     hidden, weight = torch.tensor([[[1.0], [-1.0]]]), torch.tensor([[1e4], [-1e4]])
     assert sequence_logprob(hidden, weight, torch.tensor([[0, 0]]), reduction="none").tolist() == [[0.0, -2e4]]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rerankkit_kernels import maxsim, maxsim_packed, pack
 from rerankkit_kernels.maxsim import torch as fallback
+from rerankkit_kernels.maxsim.api import INT16
 from rerankkit_kernels.maxsim.reference import maxsim_packed_reference, maxsim_reference
 
 LAYOUTS = ["cross", "grouped", "pairs"]
@@ -300,6 +301,8 @@ def test_wrong_arguments_are_refused() -> None:
         ("q must be \\[Nq, Lq, dim\\]", (q[0], d), {}),
         ("d_mask must be \\(4, 7\\)", (q, d, q_mask, d_mask[:, :3]), {}),
         ("q and d must be floats", (q, d.long()), {}),
+        ("one of floats could mean the opposite", (q, d, q_mask.float()), {}),
+        ("one of floats could mean the opposite", (q, d, None, d_mask.double()), {}),
     ):
         with pytest.raises(ValueError, match=message):
             maxsim(*arguments, **options)
@@ -308,3 +311,9 @@ def test_wrong_arguments_are_refused() -> None:
         maxsim_packed(q, packed, cu_seqlens, pair_q=torch.zeros(3, dtype=torch.long))
     with pytest.raises(ValueError, match="pair_d needs pair_q"):
         maxsim_packed(q, packed, cu_seqlens, pair_d=torch.zeros(2, dtype=torch.long))
+    for wrong in ([0, 2, 6], [0, 4, 2], [-1, 2, 5]):
+        with pytest.raises(ValueError, match="cu_seqlens_d must rise from 0 or more to at most 5"):
+            maxsim_packed(q, packed, torch.tensor(wrong))
+    long = torch.zeros(INT16 + 1, 8, dtype=q.dtype, requires_grad=True)
+    with pytest.raises(ValueError, match="a document has 32768 tokens, more than max_seqlen_d said"):
+        maxsim_packed(q, long, torch.tensor([0, INT16 + 1]), max_seqlen_d=INT16)

@@ -141,3 +141,17 @@ def test_inputs_need_not_be_contiguous() -> None:
     masks = [masks[0][:, ::2], masks[1].flip(0)[::2]]
     found = maxsim(*strided, *masks, backend="triton")
     torch.testing.assert_close(found, maxsim_reference(*strided, *masks))
+
+
+def test_columns_of_a_table_are_read_as_such() -> None:
+    q, d, *_ = sample("cross", 3, 1, 4, 108, 16, torch.float32)
+    d, bounds = d[0], torch.tensor([[0], [5], [75], [75], [108]]).repeat(1, 2)[:, 0]
+    pairs = torch.tensor([[0, 1], [2, 3], [1, 0], [1, 1]])
+    listed = {"pair_q": pairs[:, 0], "pair_d": pairs[:, 1]}
+    assert not (bounds.is_contiguous() or listed["pair_q"].is_contiguous())
+    same(
+        lambda q, d: maxsim_packed(q, d, bounds, **listed, backend="triton"),
+        lambda q, d: maxsim_packed_reference(q, d, bounds, **listed),
+        q,
+        d,
+    )

@@ -127,6 +127,12 @@ def test_wrong_arguments_are_refused() -> None:
         pair_score(yes_id=0, no_id=1, **arguments, attention_mask=torch.ones(4, 6))
     with pytest.raises(ValueError, match="exactly one of positions, attention_mask and cu_seqlens"):
         pair_score(yes_id=0, no_id=1, **{**arguments, "positions": None})
+    with pytest.raises(ValueError, match=r"no_id 11 is no row of weight \(11, 16\)"):
+        pair_score(yes_id=0, no_id=VOCABULARY, **arguments)
+    with pytest.raises(ValueError, match="yes_id -1 is no row"):
+        pair_score(yes_id=-1, no_id=1, **arguments)
+    with pytest.raises(IndexError, match="position -2: positions count from 0"):
+        pair_score(yes_id=0, no_id=1, **{**arguments, "positions": torch.tensor([0, -2, 1, 1])})
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -34,7 +34,7 @@ def forward(
     read, some = hidden[kept], ids[kept]
     total = torch.full((len(read),), -torch.inf, dtype=wide, device=hidden.device)
     with torch.autocast(hidden.device.type, enabled=False):
-        for chunk, part in _chunks(weight):
+        for chunk, part in _chunks(weight, hidden.dtype):
             for rows in steps(len(read), ROWS):
                 add(total[rows], read[rows].to(part.dtype) @ part.T, _part(bias, chunk), scale, softcap)
     target = torch.empty(some.shape, dtype=wide, device=hidden.device)
@@ -69,7 +69,7 @@ def backward(
     by_weight = torch.zeros_like(weight) if needs[1] else totals.new_zeros(0)
     by_bias = torch.zeros_like(bias) if needs[2] and bias is not None else totals.new_zeros(0)
     with torch.autocast(hidden.device.type, enabled=False):
-        for chunk, part in _chunks(weight):
+        for chunk, part in _chunks(weight, hidden.dtype):
             by_part = totals.new_zeros(part.shape if needs[1] else (0,))
             for rows in steps(len(read), ROWS):
                 product = read[rows].to(part.dtype) @ part.T
@@ -122,10 +122,10 @@ def _kept(hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | sli
     return slice(None) if mask is None else mask.nonzero()[:, 0]
 
 
-def _chunks(weight: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Rows of the output layer, in the type that products are made in."""
-    fast = weight.dtype == torch.bfloat16 and multiplies_bf16(weight.device.type)
-    dtype = weight.dtype if fast else torch.promote_types(weight.dtype, torch.float32)
+def _chunks(weight: torch.Tensor, hidden: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Rows of the output layer, in the type that products are made in: bfloat16 where nothing is lost by it."""
+    fast = weight.dtype == hidden == torch.bfloat16 and multiplies_bf16(weight.device.type)
+    dtype = weight.dtype if fast else torch.promote_types(torch.promote_types(weight.dtype, hidden), torch.float32)
     for chunk in steps(len(weight), VOCABULARY):
         yield chunk, weight[chunk].to(dtype)
 

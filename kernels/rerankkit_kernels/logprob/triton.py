@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from rerankkit_kernels.launching import launch
+from rerankkit_kernels.launching import launch, packed
 
 BLOCK = 1024
 
@@ -44,7 +44,7 @@ def _inputs(
     return {
         "product": product,
         "total": total,
-        "bias": bias,
+        "bias": packed(bias),
         "scale": float(scale),
         "softcap": None if softcap is None else float(softcap),
         "width": product.shape[1],

@@ -44,7 +44,7 @@ def maxsim(
         layout = "grouped" if d.ndim == 4 else "cross"
     if layout not in LAYOUTS:
         raise ValueError(f"layout {layout!r} is none of {', '.join(LAYOUTS)}")
-    _check(q, d, q_mask, empty, precision)
+    _check(q, d, q_mask, d_mask, empty, precision)
     if d.ndim != (4 if layout == "grouped" else 3):
         axes = "[Nq, K, Ld, dim]" if layout == "grouped" else "[documents, Ld, dim]"
         raise ValueError(f"with layout {layout!r}, d must be {axes}, not {tuple(d.shape)}")
@@ -105,7 +105,7 @@ def maxsim_packed(
         if q.ndim != 2 or q_mask is not None:
             raise ValueError("with cu_seqlens_q, q must be [tokens, dim], and there is no q_mask")
         q, q_mask = _unpacked(q, cu_seqlens_q, max_seqlen_q)
-    _check(q, d, q_mask, empty, precision)
+    _check(q, d, q_mask, None, empty, precision)
     if pair_q is None and pair_d is not None:
         raise ValueError("pair_d needs pair_q")
     pairs = len(cu_seqlens_d) - 1 if pair_d is None else len(pair_d)
@@ -164,7 +164,14 @@ def _unpacked(q: torch.Tensor, cu_seqlens: torch.Tensor, longest: int | None) ->
     return q[(cu_seqlens[:-1].unsqueeze(1) + position).clamp(max=len(q) - 1)], mask
 
 
-def _check(q: torch.Tensor, d: torch.Tensor, q_mask: torch.Tensor | None, empty: str, precision: str) -> None:
+def _check(
+    q: torch.Tensor,
+    d: torch.Tensor,
+    q_mask: torch.Tensor | None,
+    d_mask: torch.Tensor | None,
+    empty: str,
+    precision: str,
+) -> None:
     if q.ndim != 3:
         raise ValueError(f"q must be [Nq, Lq, dim], not {tuple(q.shape)}")
     if q.shape[-1] != d.shape[-1]:
@@ -173,6 +180,8 @@ def _check(q: torch.Tensor, d: torch.Tensor, q_mask: torch.Tensor | None, empty:
         raise ValueError(f"q and d must be floats, not {q.dtype} and {d.dtype}")
     if q_mask is not None and q_mask.shape != q.shape[:-1]:
         raise ValueError(f"q_mask must be {tuple(q.shape[:-1])}, as q is, not {tuple(q_mask.shape)}")
+    if any(mask is not None and mask.is_floating_point() for mask in (q_mask, d_mask)):
+        raise ValueError("a mask is True or 1 on the tokens that count; one of floats could mean the opposite")
     if empty not in ("zero", "-inf"):
         raise ValueError(f"empty {empty!r} is neither 'zero' nor '-inf'")
     if precision not in PRECISIONS:

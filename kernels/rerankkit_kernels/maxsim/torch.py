@@ -52,6 +52,8 @@ def forward(
     """
     (nq, lq, _), wide = q.shape, torch.promote_types(q.dtype, torch.float32)
     start, length = document_bounds(d, cu_seqlens, pair_d)
+    if cu_seqlens is not None:
+        _check_bounds(start, length, len(d), winners)
     owner = query_of_pairs(len(start), pair_q, group, q.device)
     across = nq if owner is None else 1
     rescored = precision == "rescored" and q.dtype == torch.bfloat16 and multiplies_bf16(q.device.type)
@@ -138,6 +140,15 @@ def document_bounds(
         return start, torch.full_like(start, d.shape[1])
     start, length = cu_seqlens[:-1].long(), cu_seqlens.long().diff()
     return (start, length) if pair_d is None else (start[pair_d], length[pair_d])
+
+
+def _check_bounds(start: torch.Tensor, length: torch.Tensor, tokens: int, winners: torch.dtype | None) -> None:
+    if not len(start):
+        return
+    if int(torch.minimum(start, length).min()) < 0 or int((start + length).max()) > tokens:
+        raise ValueError(f"cu_seqlens_d must rise from 0 or more to at most {tokens}, the tokens of d")
+    if winners and int(length.max()) > torch.iinfo(winners).max:
+        raise ValueError(f"a document has {int(length.max())} tokens, more than max_seqlen_d said")
 
 
 def query_of_pairs(count: int, pair_q: torch.Tensor | None, group: int, device: torch.device) -> torch.Tensor | None:

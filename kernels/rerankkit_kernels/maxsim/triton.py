@@ -6,7 +6,7 @@ import torch
 import triton
 
 from rerankkit_kernels.backend import INTERPRETED
-from rerankkit_kernels.launching import launch
+from rerankkit_kernels.launching import launch, packed
 from rerankkit_kernels.maxsim import kernels
 
 DOT = {"highest": "ieee"}
@@ -38,8 +38,8 @@ def forward(
     tiles = triton.cdiv(across, queries)
     arguments = {
         **_inputs(q, d, cu_seqlens, pair_q, pair_d, group),
-        "q_mask": None if q_mask is None else q_mask.contiguous(),
-        "d_mask": None if d_mask is None else d_mask.contiguous(),
+        "q_mask": packed(q_mask),
+        "d_mask": packed(d_mask),
         "scores": scores,
         "places": places if winners else None,
         "across": across,
@@ -147,9 +147,9 @@ def _inputs(
     return {
         "q": q.contiguous(),
         "d": rows,
-        "cu_seqlens": cu_seqlens,
-        "pair_q": pair_q,
-        "pair_d": pair_d,
+        "cu_seqlens": packed(cu_seqlens),
+        "pair_q": packed(pair_q),
+        "pair_d": packed(pair_d),
         "group": group,
         "length": d.shape[1],
         "lq": q.shape[1],

@@ -35,7 +35,8 @@ def pair_score(
         weight: The output layer, or any rows of it. [vocabulary, width]
         yes_id: Row of `weight` that stands for yes.
         no_id: Row of `weight` that stands for no.
-        positions: Where each sequence is answered; in packed `hidden`, which of all tokens. [rows], int64
+        positions: Where each sequence is answered, counted from 0; in packed `hidden`, which of all tokens. [rows],
+            int64. One that does not exist is an error on a CPU, and the score NaN on a GPU.
         attention_mask: Answers are at the last True of each row, on whichever side the padding is. [rows, length]
         cu_seqlens: Where packed sequences begin, and the end of the last; answers are at the last token of each.
         bias: Of the output layer. [vocabulary]
@@ -54,6 +55,9 @@ def pair_score(
     wanted = 2 if cu_seqlens is not None else 3
     if hidden.ndim != wanted and (positions is None or hidden.ndim != 2):
         raise ValueError(f"hidden {tuple(hidden.shape)} must be [rows, length, width], or packed [tokens, width]")
+    for name, answer in (("yes_id", yes_id), ("no_id", no_id)):
+        if not 0 <= answer < len(weight):
+            raise ValueError(f"{name} {answer} is no row of weight {tuple(weight.shape)}")
     if positions is None:
         positions = cu_seqlens[1:].long() - 1 if attention_mask is None else last_true(attention_mask)  # type: ignore[index]
     if positions.ndim != 1 or (hidden.ndim == 3 and positions.shape != hidden.shape[:1]):

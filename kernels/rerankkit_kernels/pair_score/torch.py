@@ -80,6 +80,8 @@ def backward(
 
 def _answers(hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """The hidden state that each score is read from, in the precision of the computation. [rows, width]"""
+    if positions.device.type == "cpu" and len(positions) and int(positions.min()) < 0:
+        raise IndexError(f"position {int(positions.min())}: positions count from 0")
     rows = hidden[positions] if hidden.ndim == 2 else hidden[torch.arange(len(hidden), device=hidden.device), positions]
     return rows.to(torch.promote_types(hidden.dtype, torch.float32))
 

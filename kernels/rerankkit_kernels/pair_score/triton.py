@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from rerankkit_kernels.launching import launch
+from rerankkit_kernels.launching import launch, packed
 
 
 def forward(
@@ -28,16 +28,17 @@ def forward(
     scores = hidden.new_empty(len(positions), dtype=torch.float32)
     arguments = {
         "hidden": hidden,
-        "positions": positions,
+        "positions": packed(positions),
         "weight": weight,
-        "bias": bias,
-        "norm": norm,
+        "bias": packed(bias),
+        "norm": packed(norm),
         "scores": scores,
         "yes_id": yes_id,
         "no_id": no_id,
         "stride_row": hidden.stride(0) if hidden.ndim == 3 else 0,
         "stride_token": hidden.stride(-2),
         "stride_weight": weight.stride(0),
+        "length": hidden.shape[-2],
         "norm_eps": float(norm_eps),
         "scale": float(scale),
         "softcap": None if softcap is None else float(softcap),
@@ -50,13 +51,15 @@ def forward(
     return scores
 
 
-@triton.jit(do_not_specialize=["yes_id", "no_id", "norm_eps", "scale", "softcap"])
+@triton.jit(do_not_specialize=["length", "yes_id", "no_id", "norm_eps", "scale", "softcap"])
 def _forward(
     hidden, positions, weight, bias, norm, scores, yes_id, no_id, stride_row, stride_token, stride_weight,
-    norm_eps, scale, softcap, WIDTH: tl.constexpr, BLOCK: tl.constexpr, MODE: tl.constexpr,
+    length, norm_eps, scale, softcap, WIDTH: tl.constexpr, BLOCK: tl.constexpr, MODE: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0)
-    hidden += row.to(tl.int64) * stride_row + tl.load(positions + row) * stride_token
+    position = tl.load(positions + row)
+    inside_row = tl.minimum(tl.maximum(position, 0), length - 1)
+    hidden += row.to(tl.int64) * stride_row + inside_row * stride_token
     yes_row = weight + tl.cast(yes_id, tl.int64) * stride_weight
     no_row = weight + tl.cast(no_id, tl.int64) * stride_weight
     yes, no, squares = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
@@ -88,4 +91,5 @@ def _forward(
         score = 1.0 / (1.0 + tl.exp(-score))
     elif MODE == "pair_logprob":
         score = tl.minimum(score, 0.0) - tl.log(1.0 + tl.exp(-tl.abs(score)))
-    tl.store(scores + row, score)
+    # an answer past the end would be read from somebody else's memory
+    tl.store(scores + row, tl.where(position == inside_row, score, float("nan")))
