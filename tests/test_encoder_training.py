@@ -30,7 +30,8 @@ def recipe(at: Path, kind: str, training: dict[str, Any], lora: str = "", sampli
     text = tiny_bert.model_sections(kind.removeprefix("new "), lora)
     if kind == "new classifier":
         text = text.replace(str(tiny_bert.classifier()), str(tiny_bert.encoder()))
-    settings = {**run.SETTINGS, "learning_rate": 2e-3, "max_steps": 12, **training}
+    rate = 1e-2 if kind == "colbert" else 2e-3
+    settings = {**run.SETTINGS, "learning_rate": rate, "max_steps": 12, **training}
     rows = run.write_rows(at / "train.jsonl", 24), run.write_rows(at / "dev.jsonl", 6, start=900)
     for name, path in zip(("train", "dev"), rows, strict=True):
         text += ("[data]\n" if name == "train" else "") + f'[data.{name}]\n@readers = "jsonl.v1"\npath = "{path}"\n'
