@@ -14,10 +14,6 @@ from rerankkit.protocols import Batch
 
 def require_one_label(name: str, config: Any) -> None:
     """Refuse a classifier of several classes; where there is no classifier yet, the config is set to one logit."""
-    if config.is_encoder_decoder:
-        raise InputError(
-            f"{name} is an encoder with a decoder ({config.model_type}), which hf_classifier.v1 cannot read"
-        )
     kinds = config.architectures or []
     if not any(kind.endswith("ForSequenceClassification") for kind in kinds):
         config.num_labels = 1

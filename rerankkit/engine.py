@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -106,6 +106,11 @@ def collate(parts: Parts, rows: Sequence[Row]) -> Batch:
 
 def forward(parts: Parts, batch: Batch, state: object = None) -> torch.Tensor:
     """Scores [rows, docs asked], float32."""
+    if batch.tokens.compared is not None and not isinstance(parts.head, LateInteraction):
+        raise InputError(
+            "the collator tokenizes query and document apart, and this head would read the document alone; give it "
+            "maxsim.v1, or the collator pair.v1 or sequence.v1"
+        )
     return parts.head.score(parts.backbone.hidden(batch, state), batch).float()
 
 
@@ -143,7 +148,14 @@ def run(
 
 def score(parts: Parts, asks: Sequence[Ask], settings: Engine, costs: Costs) -> list[list[float]]:
     """Scores of each ask, in the order given: one for each of its documents."""
-    scores = [values for rows in _encoded_ahead(parts, asks) for values in _score_rows(parts, rows, settings, costs)]
+    first = {id(ask.group): number for number, ask in reversed(list(enumerate(asks)))}
+    order = sorted(range(len(asks)), key=lambda number: first[id(asks[number].group)])
+    read = _SharedState()
+    pieces = _encoded_ahead(parts, [asks[number] for number in order])
+    found = [values for rows in pieces for values in _score_rows(parts, rows, settings, costs, read)]
+    scores: list[list[float]] = [[] for _ in asks]
+    for number, values in zip(order, found, strict=True):
+        scores[number] = values
     for ask, values in zip(asks, scores, strict=True):
         if len(values) != len(ask.docs):
             raise RunError(f"the head gave {len(values)} scores to a prompt of {len(ask.docs)} documents")
@@ -170,19 +182,34 @@ def _encoded_ahead(parts: Parts, asks: Sequence[Ask]) -> Iterator[list[Row]]:
         yield ahead.result()
 
 
-def _score_rows(parts: Parts, rows: list[Row], settings: Engine, costs: Costs) -> list[list[float]]:
+@dataclass
+class _SharedState:
+    """What was read last of what rows share, kept because the rows that are tokenized next may share it too."""
+
+    shared: list[tuple[int, ...]] = field(default_factory=list)
+    state: object = None
+
+    def become(self, parts: Parts, row: Row, shared: list[tuple[int, ...]], costs: Costs) -> None:
+        """Read `shared`, unless it is at hand."""
+        if shared is not self.shared:
+            self.state = None  # two at once may not fit
+            self.shared, self.state = shared, _read_shared(parts, row, shared, costs)
+            costs.prefix_saved -= sum(map(len, shared))
+
+
+def _score_rows(parts: Parts, rows: list[Row], settings: Engine, costs: Costs, read: _SharedState) -> list[list[float]]:
     """Scores of some rows, in their order, in batches of like length."""
     costs.prompts += len(rows)
     costs.cut_documents += sum(row.cut_document > 0 for row in rows)
     costs.cut_queries += sum(row.cut_query > 0 for row in rows)
     scores: list[list[float]] = [[] for _ in rows]
     with torch.inference_mode():
-        for shared, numbers in _chunks(rows, settings.prefix_tokens):
+        for shared, numbers in _chunks(rows, settings.prefix_tokens, read.shared):
             chunk = [rows[number] for number in numbers]
-            state = _read_shared(parts, chunk[0], shared, costs)
-            costs.prefix_saved += sum(len(row.shared) for row in chunk) - sum(map(len, shared))
+            read.become(parts, chunk[0], shared, costs)
+            costs.prefix_saved += sum(len(row.shared) for row in chunk)
             for batch in _batches(chunk, settings.batch_tokens):
-                found = _score_batch(parts, [chunk[i] for i in batch], shared, state, costs)
+                found = _score_batch(parts, [chunk[i] for i in batch], shared, read.state, costs)
                 for i, values in zip(batch, found, strict=True):
                     scores[numbers[i]] = values
     return scores
@@ -195,8 +222,7 @@ def embed(parts: Parts, texts: Sequence[str], kind: str, settings: Engine) -> li
         raise InputError(
             "token vectors are what late interaction compares, and this reranker's head reads one score off a prompt"
         )
-    groups = [Group(text, [""]) if kind == "query" else Group("", [text]) for text in texts]
-    rows = encode(parts, [Ask(group, (0,)) for group in groups])
+    rows = encode(parts, [Ask(Group(text, [text]), (0,)) for text in texts])
     sized = [replace(row, ids=list(row.shared)) for row in rows] if kind == "query" else rows
     found: list[torch.Tensor] = [torch.empty(0)] * len(rows)
     for numbers in _batches(sized, settings.batch_tokens):
@@ -274,11 +300,16 @@ def _whole(row: Row) -> Row:
     return replace(row, ids=[*row.shared, *row.ids], shared=())
 
 
-def _chunks(rows: list[Row], prefix_tokens: int) -> Iterator[tuple[list[tuple[int, ...]], list[int]]]:
-    """Rows that share nothing, then rows whose shared parts may be held in memory together."""
+def _chunks(
+    rows: list[Row], prefix_tokens: int, held: list[tuple[int, ...]]
+) -> Iterator[tuple[list[tuple[int, ...]], list[int]]]:
+    """Rows that share what is held already, rows that share nothing, then rows whose shared parts may be held in memory
+    together."""
     sharing: dict[tuple[int, ...], list[int]] = {}
     for number, row in enumerate(rows):
         sharing.setdefault(row.shared, []).append(number)
+    if again := [number for shared in held for number in sharing.pop(shared, [])]:
+        yield held, again
     if plain := sharing.pop((), None):
         yield [], plain
     together: list[tuple[int, ...]] = []

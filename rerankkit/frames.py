@@ -54,11 +54,13 @@ def frame_of(tokenizer: Any, texts: int) -> Frame:
     )
 
 
-def tokenize_texts(prompts: Sequence[Prompt], tokenizer: Any) -> list[list[tuple[list[int], list[Role]]]]:
+def tokenize_texts(
+    prompts: Sequence[Prompt], tokenizer: Any, markers: tuple[str, ...] = ()
+) -> list[list[tuple[list[int], list[Role]]]]:
     """The tokens of each prompt's two texts, none added; a text that several prompts share is tokenized once."""
     halves = [(prompt.pieces[: prompt.second], prompt.pieces[prompt.second :]) for prompt in prompts]
     distinct = list(dict.fromkeys(half for pair in halves for half in pair))
-    tokens = tokenize([Prompt(half, add_special_tokens=False) for half in distinct], tokenizer)
+    tokens = tokenize([Prompt(half, add_special_tokens=False) for half in distinct], tokenizer, markers)
     found = dict(zip(distinct, tokens, strict=True))
     return [[found[half] for half in pair] for pair in halves]
 
@@ -69,7 +71,7 @@ def marker_ids(text: str, tokenizer: Any) -> list[int]:
         return []
     entry = vocabulary_id(text, tokenizer)
     ids = [entry] if entry is not None else tokenizer(text, add_special_tokens=False)["input_ids"]
-    if tokenizer.unk_token_id in ids:
+    if not ids or tokenizer.unk_token_id in ids:
         raise InputError(f"this model's vocabulary cannot write the marker {text!r}; choose another, or none")
     return ids
 
@@ -86,6 +88,8 @@ def framed(
     """A text with marker and frame, its end cut to fit, and how many tokens were cut."""
     before, behind = frame_of(tokenizer, 1).fixed
     ids, roles = text
+    if not (before or marker or ids or behind):
+        raise InputError("an empty text has no token to compare here: this tokenizer adds none, so choose a marker")
     own = len(roles) - roles.count("fixed")
     room = length - len(before) - len(marker) - len(behind) - (len(ids) - own)
     if room < min(own, 1):

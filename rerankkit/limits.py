@@ -53,10 +53,10 @@ class Limits:
         return keep
 
 
-def require_room(max_length: int, tokenizer_limit: float, part: str) -> None:
+def require_room(max_length: int, tokenizer_limit: float, part: str, argument: str = "max_length") -> None:
     """Refuse prompts longer than the model reads."""
     if max_length > tokenizer_limit:
-        raise InputError(f"{part}: max_length = {max_length}, but the model reads {tokenizer_limit} tokens")
+        raise InputError(f"{part}: {argument} = {max_length}, but the model reads {tokenizer_limit} tokens")
 
 
 def positions(roles: Sequence[Role], keep: dict[Role, int]) -> list[int]:

@@ -88,6 +88,11 @@ def _load_adapter(wrapped: Any, lora: Lora, start: str) -> None:
         loaded = set_peft_model_state_dict(wrapped, weights)
     except RuntimeError as error:
         raise InputError(f"lora: the adapter {start} is for another model: {str(error).splitlines()[-1]}") from error
+    except KeyError as error:
+        raise InputError(
+            f"lora: the adapter {start} lacks {error.args[0]}, which is trained whole beside it; give one that "
+            "was saved with its classifier, or leave start out"
+        ) from error
     ours = ("lora_", "modules_to_save")
     astray = [*loaded.unexpected_keys, *(k for k in loaded.missing_keys if any(part in k for part in ours))]
     if astray or found.alpha_pattern:

@@ -45,6 +45,17 @@ def load_config(name: str, revision: str | None) -> Any:
         )
 
 
+def refuse_unfit(name: str, config: Any, part: str) -> None:
+    """Refuse a model that is not one stack, or whose scores would depend on the batch a prompt happens to be in."""
+    if config.is_encoder_decoder:
+        raise InputError(f"{name} is an encoder with a decoder ({config.model_type}), which {part} cannot read")
+    if config.model_type in _MIX_PADDING:
+        raise InputError(
+            f"{name} is of type {config.model_type}, in which padding changes the scores of what it pads; {part} "
+            "cannot read it, choose a model whose attention leaves padding out"
+        )
+
+
 def load_tokenizer(name: str, revision: str | None, config: Any) -> Any:
     """A model's tokenizer. Its `model_max_length` becomes what the model has positions for: what is stored is often
     what its training happened to cut at, or no limit at all."""
@@ -52,6 +63,10 @@ def load_tokenizer(name: str, revision: str | None, config: Any) -> Any:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             resolve_model(name), revision=revision or "main", trust_remote_code=False
         )
+    if not tokenizer.is_fast:  # only these say where in the text each token stands
+        raise InputError(f"{name} has a tokenizer written in Python ({type(tokenizer).__name__}); it needs a fast one")
+    if len(tokenizer) == len(set(tokenizer.all_special_ids)):  # which transformers makes up where there are no files
+        raise InputError(f"{name!r} has no tokenizer with any words: expected tokenizer.json beside its config.json")
     tokenizer.model_max_length = positions(config) or tokenizer.model_max_length
     return tokenizer
 
@@ -131,6 +146,14 @@ def positions(config: Any) -> int | None:
     return limit - (settings.pad_token_id + 1 if settings.model_type in _COUNT_FROM_PADDING else 0)
 
 
+_MIX_PADDING = {
+    "canine",
+    "convbert",
+    "fnet",
+    "nystromformer",
+    "xlnet",  # whose classifier reads the last position, padding or not
+    "yoso",
+}
 _COUNT_FROM_PADDING = {
     "roberta",
     "roberta-prelayernorm",

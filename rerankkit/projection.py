@@ -27,6 +27,14 @@ class Projection:
     weight: torch.Tensor
     bias: torch.Tensor | None = None
 
+    def __post_init__(self) -> None:
+        shapes = [tuple(tensor.shape) for tensor in (self.weight, self.bias) if tensor is not None]
+        if len(shapes[0]) != 2 or shapes[1:] not in ([], [shapes[0][:1]]):
+            raise RunError(
+                f"{self.file} holds no linear layer: weight and bias have the shapes {', '.join(map(str, shapes))}, "
+                "expected (dim, width) and (dim,)"
+            )
+
 
 def find_projection(file: Finder) -> Projection | None:
     """What a checkpoint projects its hidden states with; None where it has nothing of the kind."""
@@ -41,16 +49,16 @@ def find_projection(file: Finder) -> Projection | None:
 
 def modules(file: Finder) -> list[tuple[str, str]]:
     """The (kind, folder) of each module that modules.json names, in their order; none where there is no such file."""
-    found = read_json(file, "modules.json")
-    listed = [] if found is None else found.get("")
-    if not isinstance(listed, list) or not all(isinstance(module, dict) and "type" in module for module in listed):
-        raise RunError("modules.json should list modules with their types; copy or download the checkpoint again")
-    return [(str(module["type"]).rpartition(".")[2], str(module.get("path", ""))) for module in listed]
+    path = file("modules.json")
+    listed = [] if path is None else (read_json(lambda name: path, "modules.json") or {}).get("")
+    if not isinstance(listed, list) or not all(isinstance(m, dict) and {"path", "type"} <= m.keys() for m in listed):
+        raise RunError(f"{path} is no list of modules, each with a path and a type; copy or download it again")
+    return [(str(module["type"]).rpartition(".")[2], str(module["path"])) for module in listed]
 
 
 def _dense(folder: str, file: Finder) -> Projection:
     config = read_json(file, f"{folder}/config.json") or {}
-    activation = str(config.get("activation_function", "")).rpartition(".")[2]
+    activation = str(config.get("activation_function") or "").rpartition(".")[2]
     if activation not in ("", "Identity"):
         raise InputError(f"{folder} has the activation {activation}; maxsim.v1 projects with a linear layer alone")
     tensors = stored_tensors(file, {"linear.weight", "linear.bias", "residual.weight"}, f"{folder}/model.safetensors")
@@ -58,12 +66,18 @@ def _dense(folder: str, file: Finder) -> Projection:
         raise RunError(f"{folder}/model.safetensors has no linear.weight; copy or download the checkpoint again")
     weight = tensors["linear.weight"].float()
     if config.get("use_residual"):
+        if "residual.weight" not in tensors and weight.shape[0] != weight.shape[-1]:
+            raise RunError(f"{folder}/model.safetensors has no residual.weight; copy or download the checkpoint again")
         weight = weight + tensors.get("residual.weight", torch.eye(*weight.shape)).float()
     return Projection(f"{folder}/model.safetensors", weight, _float(tensors.get("linear.bias")))
 
 
 def _after(first: Projection, second: Projection) -> Projection:
     """Two linear layers as one."""
+    if second.weight.shape[1] != first.weight.shape[0]:
+        raise RunError(
+            f"{second.file} takes vectors of {second.weight.shape[1]}, and {first.file} gives {first.weight.shape[0]}"
+        )
     weight = (second.weight.double() @ first.weight.double()).float()
     shifted = None if first.bias is None else second.weight @ first.bias
     biases = [bias for bias in (shifted, second.bias) if bias is not None]
@@ -73,12 +87,13 @@ def _after(first: Projection, second: Projection) -> Projection:
 def _pickled(path: Path) -> Projection:
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-        return Projection(path.name, tensors["weight"].float(), _float(tensors.get("bias")))
-    except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, AttributeError, TypeError) as error:
+        weight, bias = tensors["weight"].float(), _float(tensors.get("bias"))
+    except (OSError, EOFError, RuntimeError, LookupError, AttributeError, TypeError, pickle.UnpicklingError) as error:
         raise RunError(
-            f"{path} is no state dict of a linear layer that can be read without running code "
-            f"({str(error).splitlines()[0][:120]})"
+            f"{path} is no state dict of a linear layer that can be read without running code; write it anew with "
+            "torch.save(linear.state_dict(), file)"
         ) from error
+    return Projection(path.name, weight, bias)
 
 
 def _float(tensor: torch.Tensor | None) -> torch.Tensor | None:

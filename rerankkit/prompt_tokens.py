@@ -15,14 +15,19 @@ from rerankkit.lazy import torch
 from rerankkit.protocols import Prompt, Role, Tokens
 
 
-def tokenize(prompts: Sequence[Prompt], tokenizer: Any) -> list[tuple[list[int], list[Role]]]:
+def tokenize(
+    prompts: Sequence[Prompt], tokenizer: Any, markers: tuple[str, ...] = ()
+) -> list[tuple[list[int], list[Role]]]:
     """The token ids of each prompt, and the role of each token: that of its last character.
 
     A text is tokenized whole, so the tokens are those that the model was trained on. Only where a query or document
     spells a control token, such as `<|im_end|>`, is it tokenized in parts, and no part holds the control token. Tokens
     that the tokenizer puts at the end are left out: the prompt's last token is where a model answers.
+
+    Args:
+        markers: What else steers the model where it is an added token, such as PyLate's `[Q] `.
     """
-    control = control_tokens(tokenizer)
+    control = control_tokens(tokenizer, markers)
     parts = [_parts(prompt, control) for prompt in prompts]
     encoded = iter(_encoded([text for prompt in parts for _, text in prompt], tokenizer))
     found = []
@@ -60,18 +65,28 @@ class Control:
 
 
 @lru_cache(maxsize=8)
-def control_tokens(tokenizer: Any) -> Control:
-    template = tokenizer.chat_template or ""
-    added = {i: t for i, t in tokenizer.added_tokens_decoder.items() if t.special or _steers(t.content, str(template))}
+def control_tokens(tokenizer: Any, markers: tuple[str, ...] = ()) -> Control:
+    template = str(tokenizer.chat_template or "")
+    added = {
+        number: token
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special or token.content in markers or _steers(token.content, template)
+    }
     # longest first, so that a match is never a shorter token's; one character cannot be broken in two
-    texts = sorted((t.content for t in added.values() if len(t.content) > 1), key=len, reverse=True)
+    longest_first = sorted(added.values(), key=lambda token: -len(token.content))
+    texts = [_spelling(token) for token in longest_first if len(token.content.strip()) > 1]
     ids = tokenizer("a")["input_ids"]
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     return Control(
-        pattern=re.compile("(?=(" + "|".join(map(re.escape, texts)) + "))") if texts else None,
+        pattern=re.compile("(?=(" + "|".join(texts) + "))") if texts else None,
         ids=frozenset(added) - {tokenizer.unk_token_id},
         leading=tuple(ids[: ids.index(plain[0])]),
     )
+
+
+def _spelling(token: Any) -> str:
+    """The pattern of a token. Where tokens are looked for in normalized text, capitals and kinds of spaces are one."""
+    return f"(?i:{re.escape(token.content.strip())})" if token.normalized else re.escape(token.content)
 
 
 def _steers(token: str, template: str) -> bool:

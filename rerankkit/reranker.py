@@ -159,8 +159,11 @@ class Reranker:
             raise InputError("encode takes a list of texts; put the one text into a list")
         if kind not in ("query", "document"):
             raise InputError(f"kind = {kind!r} must be 'query' or 'document'")
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise InputError(f"text {number} must be a text; got {text!r:.120}")
         self._require_trained()
-        with torch.inference_mode():
+        with torch.no_grad():  # tensors of inference_mode could be neither changed nor trained on
             return engine.embed(self.parts, texts, kind, self.settings)
 
     def _require_trained(self) -> None:
@@ -169,6 +172,7 @@ class Reranker:
         parts = {"classifier": self.parts.backbone, "head": self.parts.head}
         new = " and ".join(name for name, part in parts.items() if isinstance(part, Pretrained) and part.untrained)
         raise InputError(
-            f"the {new or 'head'} of this reranker is new and random, so its scores would mean nothing: train it first "
-            "(rerankkit train), or name a checkpoint that has one; `reranker.untrained = False` ranks all the same"
+            f"the {new or 'head or classifier'} of this reranker is new and random, so its scores would mean nothing: "
+            "train it first (rerankkit train), or name a checkpoint that has one; `reranker.untrained = False` ranks "
+            "all the same"
         )

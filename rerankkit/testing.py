@@ -55,7 +55,8 @@ def check_loss(factory: Callable[[], Any]) -> None:
 
 
 def check_head(factory: Callable[[], Any], backbone: Any = None) -> None:
-    """A head gives float32 scores, one for each asked document, which no padding and no other row can change.
+    """A head gives float32 scores, one for each asked document, which no padding and no other row can change; one of
+    late interaction, which has `embed` and `score_all`, gives the same scores to all queries at once.
 
     Args:
         backbone: What to bind the head to, for one that needs more than `stand_in_backbone` offers.
@@ -67,11 +68,21 @@ def check_head(factory: Callable[[], Any], backbone: Any = None) -> None:
     _require(has_module, f"after bind() `module` is {head.module!r}; make it a torch.nn.Module, or None")
     lengths = torch.tensor([6, 3, 5])
     real = torch.arange(6) < lengths.unsqueeze(1)
-    hidden = torch.randn(3, 6, backbone.module.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    width, generator = backbone.module.config.hidden_size, torch.Generator().manual_seed(0)
+    hidden = torch.randn(3, 6, width, generator=generator)
+    late, query_of = isinstance(head, protocols.LateInteraction), torch.tensor([0, 1, 0])
+    query_real = torch.tensor([[True] * 4, [True] * 2 + [False] * 2])
+    queries = torch.randn(2, 4, width, generator=generator)
 
-    def score(hidden: torch.Tensor, rows: list[int]) -> torch.Tensor:
-        batch = Batch(Tokens(real[rows].long(), real[rows].long()), answer=lengths[rows] - 1)
-        scores = head.score(Hidden(hidden[rows]), batch)
+    def batch_of(hidden: torch.Tensor, rows: list[int], queries: torch.Tensor) -> tuple[Hidden, Batch]:
+        tokens = Tokens(real[rows].long(), real[rows].long(), compared=real[rows] if late else None)
+        if not late:
+            return Hidden(hidden[rows]), Batch(tokens, answer=lengths[rows] - 1)
+        shared = Tokens(query_real.long(), query_real.long(), compared=query_real)
+        return Hidden(hidden[rows], queries), Batch(tokens, lengths[rows] - 1, shared, query_of[rows])
+
+    def score(hidden: torch.Tensor, rows: list[int], queries: torch.Tensor = queries) -> torch.Tensor:
+        scores = head.score(*batch_of(hidden, rows, queries))
         shape = list(scores.shape)
         _require(len(shape) == 2 and shape[0] == len(rows), f"the scores are {shape}; make them [rows, docs asked]")
         _require(scores.dtype == torch.float32, f"the scores are {scores.dtype}; convert them with .float()")
@@ -82,10 +93,21 @@ def check_head(factory: Callable[[], Any], backbone: Any = None) -> None:
     _require(_alike(scores[[2, 0, 1]], score(hidden, [2, 0, 1])), "a score changes with the order of the rows")
     _require(_alike(scores[1:2], score(hidden, [1])), "a score changes with the other rows of its batch")
     padded = hidden.detach().masked_fill(~real.unsqueeze(2), 9.0)
-    _require(_alike(scores, score(padded, [0, 1, 2])), "padding changes a score; read where batch.tokens.mask is 1")
-    (gradient,) = torch.autograd.grad(scores.sum(), hidden)
+    read = "compared" if late else "mask"
+    _require(_alike(scores, score(padded, [0, 1, 2])), f"padding changes a score; read where batch.tokens.{read} is 1")
+    zero = (hidden * 0).sum()  # so that a head that is cut off from the hidden states has a gradient, of zeros
+    (gradient,) = torch.autograd.grad(scores.sum() + zero, hidden)
     _require(bool(gradient.any() and gradient.isfinite().all()), "no finite gradient reaches the hidden states")
-    score(hidden.detach().bfloat16(), [0, 1, 2])
+    score(hidden.detach().bfloat16(), [0, 1, 2], queries.bfloat16())
+    if late:
+        filled = queries.masked_fill(~query_real.unsqueeze(2), 9.0)
+        same = _alike(scores, score(hidden, [0, 1, 2], filled))
+        _require(same, "padding of a query changes a score; read where batch.shared.compared is 1")
+        every = head.score_all(*batch_of(hidden, [0, 1, 2], queries))
+        _require(list(every.shape) == [2, 3], f"score_all() gave {list(every.shape)}; make it [queries, rows]")
+        _require(_alike(scores[:, 0], every[query_of, torch.arange(3)]), "score_all() differs from score()")
+        shape = list(head.embed(queries).shape)
+        _require(len(shape) == 3 and shape[:2] == [2, 4], f"embed() gave {shape}; make it [texts, length, dim]")
 
 
 def check_formatter(factory: Callable[[], Any], docs: int = 1, tokenizer: Any = None) -> None:
@@ -134,6 +156,7 @@ class StandInTokenizer:
     """Gives every text one token, and frames a chat."""
 
     chat_template = "a template"
+    cls_token = "[CLS]"
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
         return {"input_ids": [1 + sum(text.encode()) % 997]}

@@ -32,7 +32,7 @@ print(json.dumps([Reranker.from_pretrained(folder).compute_score(tasks["pairs"])
 LORA = {"": "", "merged": "r = 4\nlora_alpha = 8", "apart": "r = 4\nlora_alpha = 8\nmerge = false"}
 CASES = [
     (kind, lora, dtype)
-    for kind in ("classifier", "linear", "colbert", "decoder")
+    for kind in ("classifier", "linear", "colbert", "decoder", "decoder-linear")
     for lora in LORA
     for dtype in ("fp32", "bf16")
 ]
@@ -40,14 +40,13 @@ CASES = [
 
 def build(at: Path, kind: str, lora: str, dtype: str) -> Reranker:
     """A reranker all of whose trainable weights have moved."""
-    text = tiny_bert.model_sections("classifier" if kind == "decoder" else kind, LORA[lora])
-    if kind == "decoder":
+    text = tiny_bert.model_sections({"decoder": "classifier", "decoder-linear": "linear"}.get(kind, kind), LORA[lora])
+    if kind.startswith("decoder"):
         text = text.replace(str(tiny_bert.classifier()), str(tiny_encoders.classifier("llama")))
+        text = text.replace(str(tiny_bert.encoder()), str(tiny_encoders.encoder("llama"))).replace('"mean"', '"last"')
         text = text.replace('"pair.v1"', f'"pointwise.v1"\ntemplate = {json.dumps(tiny.TEMPLATE)}', 1)
         text = text.replace('collators = "pair.v1"', 'collators = "sequence.v1"')
-    text = text.replace("[model.head]", "[model.head]", 1).replace(
-        '@backbones = "hf_', f'dtype = "{dtype}"\n@backbones = "hf_'
-    )
+    text = text.replace('@backbones = "hf_', f'dtype = "{dtype}"\n@backbones = "hf_')
     (at / "recipe.cfg").write_text(text)
     found = Reranker.from_recipe(at / "recipe.cfg")
     found.untrained = False
@@ -111,6 +110,55 @@ def test_peft_alone_loads_the_adapter_with_its_classifier(saved: Any, kind: str)
     stored = load_file(folder / "adapter" / "adapter_model.safetensors")
     assert any(name.endswith(("classifier.weight", "score.weight")) for name in stored)
     assert not any("lora" in name and ("classifier" in name or "score" in name) for name in stored)
+
+
+@pytest.mark.parametrize("kind", ["linear", "decoder-linear"])
+@pytest.mark.parametrize("lora", ["", "merged"])
+def test_transformers_and_the_heads_file_give_the_scores(saved: Any, kind: str, lora: str) -> None:
+    folder, scores, _ = saved[(kind, lora, "fp32")]
+    model = transformers.AutoModel.from_pretrained(folder / "backbone").eval()
+    words = transformers.AutoTokenizer.from_pretrained(folder / "backbone")
+    head = load_file(folder / "head.safetensors")
+    for (query, document), score in zip(PAIRS, scores, strict=True):
+        if words.cls_token is None:
+            inputs = words(tiny.TEMPLATE.format(query=query, document=document), return_tensors="pt")
+        else:
+            inputs = words(query, document, return_tensors="pt")
+        with torch.no_grad():
+            states = model(**inputs).last_hidden_state[0]
+        pooled = states.mean(0) if kind == "linear" else states[-1]
+        assert float(pooled @ head["1.weight"][0] + head["1.bias"]) == pytest.approx(score, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["linear", "colbert", "decoder-linear"])
+def test_peft_alone_loads_the_adapter_of_an_encoder(saved: Any, kind: str) -> None:
+    import peft
+
+    folder, _, _ = saved[(kind, "apart", "fp32")]
+    base = tiny_encoders.encoder("llama") if kind == "decoder-linear" else tiny_bert.encoder()
+    alone = peft.PeftModel.from_pretrained(transformers.AutoModel.from_pretrained(base), folder / "adapter").eval()
+    ours = Reranker.from_pretrained(folder).parts.backbone
+    inputs = ours.tokenizer("open a file", return_tensors="pt")
+    with torch.no_grad():
+        theirs, untouched = alone(**inputs).last_hidden_state, alone.get_base_model()
+        assert torch.equal(ours.module(**inputs).last_hidden_state, theirs)
+        with alone.disable_adapter():
+            assert (untouched(**inputs).last_hidden_state - theirs).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("lora", LORA)
+@pytest.mark.parametrize("kind", ["classifier", "linear", "colbert"])
+def test_what_is_new_and_random_stays_so_on_disk(kind: str, lora: str, tmp_path: Path) -> None:
+    text = tiny_bert.model_sections(kind, LORA[lora]).replace(str(tiny_bert.classifier()), str(tiny_bert.encoder()))
+    (tmp_path / "recipe.cfg").write_text(text)
+    Reranker.from_recipe(tmp_path / "recipe.cfg").save_pretrained(tmp_path / "model")
+    again = Reranker.from_pretrained(tmp_path / "model")
+    with pytest.raises(InputError, match="(head|classifier) of this reranker is new and random"):
+        again.rank("a", ["b"])
+    again.untrained = False
+    again.save_pretrained(tmp_path / "trained")
+    trained = Reranker.from_pretrained(tmp_path / "trained")
+    assert trained.compute_score(PAIRS) == again.compute_score(PAIRS)
 
 
 @torch.no_grad()

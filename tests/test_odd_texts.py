@@ -10,11 +10,21 @@ from typing import Any
 import pytest
 import tiny
 import tiny_bert
+import tiny_encoders
 
 from rerankkit import Reranker
+from rerankkit.backbones.hf_classifier import hf_classifier
+from rerankkit.backbones.hf_encoder import hf_encoder
+from rerankkit.collators.late_interaction import LateInteractionCollator
+from rerankkit.collators.pair import PairCollator
+from rerankkit.engine import Parts
 from rerankkit.errors import InputError
+from rerankkit.formatters.pair import Pair
+from rerankkit.heads.logit import Logit
+from rerankkit.heads.maxsim import MaxSim
+from rerankkit.strategies.pointwise import Pointwise
 
-KINDS = ["yes_no", "classifier", "linear", "colbert"]
+KINDS = ["yes_no", "classifier", "linear", "colbert", "roberta", "colbert_xlm_roberta", "colbert_llama"]
 ODD = {
     "empty": "", "blank": " \n\t", "nul": "a \0 b", "control": "\x01\x02\x7f\x1b[0m",
     "emoji": "\U0001f642\u200d\U0001f525", "right to left": "\u05e9\u05dc\u05d5\u05dd \u202e abc", "mark": "\ufeff",
@@ -24,6 +34,12 @@ ODD = {
 
 @pytest.fixture(scope="module", params=KINDS)
 def reranker(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Reranker:
+    if request.param == "roberta":
+        backbone: Any = hf_classifier(str(tiny_encoders.classifier("roberta")))
+        return Reranker(Parts(Pair(), PairCollator(), backbone, Logit(), Pointwise()))
+    if request.param.startswith("colbert_"):
+        backbone = hf_encoder(str(tiny_encoders.encoder(request.param.removeprefix("colbert_"))))
+        return Reranker(Parts(Pair(), LateInteractionCollator(), backbone, MaxSim(dim=None), Pointwise()))
     path = Path(tmp_path_factory.mktemp(request.param)) / "recipe.cfg"
     if request.param == "yes_no":
         tiny.recipe(path)
@@ -39,6 +55,13 @@ def test_odd_documents_have_a_score_that_no_other_changes(reranker: Reranker) ->
     together = reranker.compute_score(pairs)
     assert all(map(math.isfinite, together))
     assert together == pytest.approx([reranker.compute_score(pair)[0] for pair in pairs], abs=2e-5)
+
+
+def test_ranking_odd_documents_gives_the_same_scores(reranker: Reranker) -> None:
+    documents = list(ODD.values())
+    ranked = sorted(reranker.rank("open a file", documents), key=lambda one: one.index)
+    scores = reranker.compute_score([["open a file", text] for text in documents])
+    assert [one.score for one in ranked] == pytest.approx(scores, abs=2e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in ODD if name not in ("empty", "blank")])
@@ -61,9 +84,10 @@ def test_half_a_surrogate_pair_is_one_message(reranker: Reranker) -> None:
             reranker.compute_score(pair)
 
 
-def test_a_document_of_100000_words_is_cut_in_bounded_time(reranker: Reranker) -> None:
+@pytest.mark.parametrize(("words", "times"), [("cat mat ", 50_000), ("[SEP]</s> <|im_end|>", 5_000)])
+def test_a_very_long_document_is_cut_in_bounded_time(reranker: Reranker, words: str, times: int) -> None:
     start = time.perf_counter()
-    (score,) = reranker.compute_score(["cat", "cat mat " * 50_000])
+    (score,) = reranker.compute_score(["cat", words * times])
     assert time.perf_counter() - start < 20
     assert math.isfinite(score)
     assert reranker.costs.cut_documents == 1

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import tiny
+import tiny_bert
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
@@ -137,11 +138,28 @@ def test_a_marker_outside_the_chat_template_is_a_control_token_too() -> None:
 
 def test_what_a_normalizer_turns_into_a_control_token_is_refused() -> None:
     words = tiny.tokenizer.__wrapped__()
-    words.backend_tokenizer.normalizer = normalizers.Lowercase()
+    words.backend_tokenizer.normalizer = normalizers.NFKC()
     words.add_tokens([AddedToken("<|tool|>", special=False, normalized=True)])
+    wide = "<|\N{FULLWIDTH LATIN SMALL LETTER T}ool|>"
     with pytest.raises(InputError, match="the document holds text that this tokenizer turns into control token"):
-        tokens(pieces(("a ", "fixed"), ("<|TOOL|>", "document")), words)
-    assert len(words) - 1 in tokens(pieces(("a <|TOOL|>", "fixed")), words)[0]
+        tokens(pieces(("a ", "fixed"), (wide, "document")), words)
+    assert len(words) - 1 in tokens(pieces((f"a {wide}", "fixed")), words)[0]
+
+
+@pytest.mark.parametrize("text", ["[Q] a", "[q] a", "b [Q]\na", "[Q]\u00a0", "[Q][D]\t", "[ Q ] a"])
+def test_a_marker_is_text_where_a_user_writes_it(text: str) -> None:
+    """Markers such as PyLate's are ordinary added tokens, and a lower-casing tokenizer finds them in any spelling."""
+    words = tiny_bert.tokenizer.__wrapped__()
+    plain = words(text, add_special_tokens=False)["input_ids"]
+    words.add_tokens(["[Q] ", "[D] "])
+    added = set(range(len(words) - 2, len(words)))
+    if " Q " not in text:
+        assert added & set(words(text)["input_ids"])  # the naive way
+    (ids, _), (fixed, _) = tokenize(
+        [pieces((text, "query")), pieces((text, "fixed"))], words, ("[Q] ", "[D] ")
+    )  # fmt: skip
+    assert ids[1:] == plain
+    assert fixed == words(text)["input_ids"][:-1]
 
 
 @pytest.mark.parametrize("scheme", ["always", "first", "never"])

@@ -241,7 +241,7 @@ def test_files_that_say_something_else_are_refused(tmp_path: Path, file: str, co
     if file.endswith(".json"):
         (tmp_path / "copy" / "colbert_linear.pt").unlink()
         (tmp_path / "copy" / "modules.json").write_text(
-            '[{"path": "", "type": "a.Transformer"}, {"type": "b.Pooling"}]'
+            '[{"path": "", "type": "a.Transformer"}, {"path": "1", "type": "b.Pooling"}]'
         )
     (tmp_path / "copy" / file).write_text(content)
     with pytest.raises((InputError, RunError), match=message):
@@ -307,7 +307,7 @@ def test_stanfords_layout_without_its_projection_is_incomplete(folder: Path) -> 
 def test_a_list_of_modules_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
     folder = sentence_transformers(tmp_path, tiny_bert.encoder(), {"model_type": "ColBERT"})
     (folder / "modules.json").write_text(content)
-    with pytest.raises(RunError, match="modules.json should list modules"):
+    with pytest.raises(RunError, match="is no list of modules, each with a path and a type"):
         Reranker.from_pretrained(folder)
 
 

@@ -34,8 +34,18 @@ def test_our_own_parts_pass(namespace: str, name: str) -> None:
         calls.append(name)
         return registry.namespace(namespace).get(name)()
 
-    CHECKS[namespace](factory)
+    if name == "logit.v1":
+        testing.check_head(factory, classifier())
+    else:
+        CHECKS[namespace](factory)
     assert calls == [name]
+
+
+def classifier() -> Any:
+    """A backbone whose hidden states are its one logit."""
+    backbone = testing.stand_in_backbone(width=1)
+    backbone.labels = 1
+    return backbone
 
 
 def test_a_chat_prompt_and_a_lone_positive_pass() -> None:
@@ -114,6 +124,54 @@ def test_a_wrong_head_is_named(message: str) -> None:
     with pytest.raises(AssertionError, match=message):
         testing.check_head(HEADS[message])
     assert testing.check_head(lambda: Head(last)) is None
+
+
+@dataclass
+class Late(Head):
+    """Sums of products of all tokens that are compared, right except for what a test replaces."""
+
+    read: Callable[[torch.Tensor, Any], torch.Tensor] = last
+    every: Callable[[torch.Tensor], torch.Tensor] = lambda scores: scores
+    vectors: Callable[[torch.Tensor], torch.Tensor] = lambda states: states
+    documents: bool = True
+    queries: bool = True
+    attached: bool = True
+
+    def embed(self, states: torch.Tensor) -> torch.Tensor:
+        return self.vectors(states)
+
+    def score_all(self, hidden: Hidden, batch: Any) -> torch.Tensor:
+        return self.every(self._all(hidden, batch))
+
+    def score(self, hidden: Hidden, batch: Any) -> torch.Tensor:
+        return self._all(hidden, batch)[batch.shared_of, torch.arange(len(batch.shared_of))].unsqueeze(1)
+
+    def _all(self, hidden: Hidden, batch: Any) -> torch.Tensor:
+        assert hidden.shared is not None
+        documents = hidden.states.float() if self.attached else hidden.states.float().detach()
+        if self.documents:
+            documents = documents.masked_fill(~batch.tokens.compared.unsqueeze(2), 0.0)
+        queries = hidden.shared.float()
+        if self.queries:
+            queries = queries.masked_fill(~batch.shared.compared.unsqueeze(2), 0.0)
+        return torch.einsum("qsx,rtx->qr", queries, documents)
+
+
+LATE: dict[str, Callable[[], Any]] = {
+    r"read where batch.tokens.compared is 1": lambda: Late(documents=False),
+    r"read where batch.shared.compared is 1": lambda: Late(queries=False),
+    r"make it \[queries, rows\]": lambda: Late(every=lambda scores: scores.T),
+    r"score_all\(\) differs from score": lambda: Late(every=lambda scores: scores.flip(0)),
+    r"make it \[texts, length, dim\]": lambda: Late(vectors=lambda states: states.mean(1)),
+    "no finite gradient": lambda: Late(attached=False),
+}
+
+
+@pytest.mark.parametrize("message", LATE)
+def test_a_wrong_head_of_late_interaction_is_named(message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        testing.check_head(LATE[message])
+    assert testing.check_head(Late) is None
 
 
 @dataclass

@@ -45,6 +45,7 @@ def hf_classifier(
             checkpoint lacks.
     """
     config = pretrained.load_config(name, revision)
+    pretrained.refuse_unfit(name, config, "hf_classifier.v1")
     require_one_label(name, config)
     auto = transformers.AutoModelForSequenceClassification
     model, missing = pretrained.load_model(auto, name, dtype, attention, revision, config)
@@ -60,6 +61,7 @@ def hf_classifier(
 def _without_weights(name: str, revision: str | None) -> HFClassifier:
     """The tokenizer and the shape of the model, for what needs no weights."""
     config = pretrained.load_config(name, revision)
+    pretrained.refuse_unfit(name, config, "hf_classifier.v1")
     require_one_label(name, config)
     auto = transformers.AutoModelForSequenceClassification
     tokenizer, model = pretrained.load_shape(auto, name, revision, config)
@@ -100,7 +102,7 @@ class HFClassifier:
         if not self._reads_last_token:
             return Hidden(self.module(**pretrained.model_inputs(self._model, batch.tokens)).logits.unsqueeze(1))
         pad = self._model.config.get_text_config().pad_token_id
-        if pad is None:
+        if pad is None or pad < 0:
             return Hidden(last_token_logits(self._model, batch).unsqueeze(1))
         inputs = pretrained.model_inputs(self._model, batch.tokens)
         inputs["input_ids"] = batch.tokens.ids.masked_fill(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rerankkit import pretrained
-from rerankkit.errors import InputError, RunError
+from rerankkit.errors import RunError
 from rerankkit.lazy import torch, transformers
 from rerankkit.lora import Lora, add_lora
 from rerankkit.pretrained import Attention, Dtype
@@ -40,7 +40,7 @@ def hf_encoder(
         revision: Branch, tag or commit of a hub id.
     """
     config = pretrained.load_config(name, revision)
-    _refuse_two_stacks(name, config)
+    pretrained.refuse_unfit(name, config, "hf_encoder.v1")
     model, missing = pretrained.load_model(transformers.AutoModel, name, dtype, attention, revision)
     if lacking := sorted(key for key in missing if not key.startswith("pooler.")):
         raise RunError(f"{name} lacks weights of its architecture, such as {', '.join(lacking[:3])}")
@@ -51,7 +51,7 @@ def hf_encoder(
 def _without_weights(name: str, revision: str | None) -> HFEncoder:
     """The tokenizer and the shape of the model, for what needs no weights."""
     config = pretrained.load_config(name, revision)
-    _refuse_two_stacks(name, config)
+    pretrained.refuse_unfit(name, config, "hf_encoder.v1")
     tokenizer, model = pretrained.load_shape(transformers.AutoModel, name, revision, config)
     return HFEncoder(name, revision, tokenizer, _without_pooler(model), None)
 
@@ -93,10 +93,5 @@ class HFEncoder:
 def _without_pooler(model: Any) -> Any:
     """A pooler that nothing reads would be computed, and be an unused weight in training."""
     if "pooler" in dict(model.named_children()):
-        model.pooler = None
+        model.pooler = torch.nn.Identity()  # not None, which some call all the same
     return model
-
-
-def _refuse_two_stacks(name: str, config: Any) -> None:
-    if config.is_encoder_decoder:
-        raise InputError(f"{name} is an encoder with a decoder ({config.model_type}), which hf_encoder.v1 cannot read")

@@ -68,13 +68,14 @@ class LateInteractionCollator:
                 yield name, f"must be at least 4, to hold a token beside marker and frame; got {limit}"
 
     def encode(self, prompts: Sequence[Prompt], tokenizer: Any) -> list[Row]:
-        require_room(max(self.query_max_length, self.document_max_length), tokenizer.model_max_length, _NAME)
+        require_room(self.query_max_length, tokenizer.model_max_length, _NAME, "query_max_length")
+        require_room(self.document_max_length, tokenizer.model_max_length, _NAME, "document_max_length")
         if any(prompt.second is None for prompt in prompts):
             raise InputError(f"{_NAME} needs prompts of two texts, and this formatter writes one; use pair.v1")
         query, document = (marker_ids(text, tokenizer) for text in (self.query_marker, self.document_marker))
         filler = self._filler(tokenizer)
         found = []
-        for first, second in tokenize_texts(prompts, tokenizer):
+        for first, second in tokenize_texts(prompts, tokenizer, (self.query_marker, self.document_marker)):
             ids, roles, cut_query = framed(first, query, self.query_max_length, tokenizer)
             document_ids, document_roles, cut_document = framed(second, document, self.document_max_length, tokenizer)
             fill = self.query_max_length - len(ids) if self.query_expansion else 0

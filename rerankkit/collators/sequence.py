@@ -54,6 +54,11 @@ class SequenceCollator:
 
     def encode(self, prompts: Sequence[Prompt], tokenizer: Any) -> list[Row]:
         require_room(self.max_length, tokenizer.model_max_length, "sequence.v1")
+        if any(prompt.second is not None for prompt in prompts):
+            raise InputError(
+                "sequence.v1 reads prompts of one text, and this formatter writes two, with nothing between them; use "
+                "the collator pair.v1, or a formatter such as pointwise.v1"
+            )
         limits = Limits(self.max_length, self.document_max_length, self.query_max_length, self.query_floor)
         return [_cut(ids, roles, limits) for ids, roles in tokenize(prompts, tokenizer)]
 

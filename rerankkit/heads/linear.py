@@ -38,6 +38,16 @@ class Linear:
     def bind(self, backbone: Backbone) -> None:
         if isinstance(backbone, Classifier):
             raise InputError("linear.v1 reads hidden states, and hf_classifier.v1 gives logits; use hf_encoder.v1")
+        if self.pooling == "cls" and backbone.tokenizer.cls_token is None:
+            raise InputError(
+                'linear.v1, pooling: this model\'s tokenizer has no token that stands for a whole text, as "cls" '
+                'wants; use "last" with a causal language model, or "mean"'
+            )
+        if self.pooling != "last" and backbone.shares_prefix:
+            raise InputError(
+                f'linear.v1, pooling: "{self.pooling}" needs every token of a prompt, and this backbone computes what '
+                'prompts share apart; use hf_encoder.v1, share_prefix = false or "last"'
+            )
         width = backbone.module.config.hidden_size
         self.module = torch.nn.Sequential(torch.nn.Dropout(self.dropout), torch.nn.Linear(width, 1, self.bias))
         torch.nn.init.normal_(self.module[1].weight, std=0.02)

@@ -5,6 +5,11 @@ from typing import Any
 import pytest
 import tiny
 import tiny_encoders
+import torch
+import transformers
+from golden.texts import DOCUMENTS, QUERIES
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rerankkit import Group
 from rerankkit.backbones.hf_classifier import hf_classifier
@@ -14,8 +19,10 @@ from rerankkit.engine import Parts
 from rerankkit.errors import InputError
 from rerankkit.formatters.pair import Pair
 from rerankkit.heads.logit import Logit
+from rerankkit.pretrained import load_tokenizer
 from rerankkit.protocols import Ask, Piece, Prompt, Row
 from rerankkit.strategies.pointwise import Pointwise
+from rerankkit.weights import resolve_model
 
 KINDS = ["wordpiece", "untyped", "bytes", "unigram"]
 TEXTS = [
@@ -60,6 +67,75 @@ def test_the_document_is_cut_first_then_the_query_to_its_floor(kind: str, limits
         assert [i for i, role in zip(row.ids, row.roles, strict=True) if role == "fixed"] == fixed
         if row.type_ids is not None:
             assert row.type_ids == [0] * (len(kept) + 2) + [1] * (len(rest) + 1)
+
+
+ANY_TEXT = st.one_of(
+    st.text(st.characters(exclude_categories=("Cs",)), max_size=60),
+    st.integers(0, 60).map(lambda words: tiny.sentence(words, words)),
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=60)
+@given(pairs=st.lists(st.tuples(ANY_TEXT, ANY_TEXT), min_size=1, max_size=4))
+def test_ragged_batches_of_any_text(kind: str, pairs: list[tuple[str, str]]) -> None:
+    words = tiny_encoders.tokenizer(kind)
+    collator = PairCollator(512)
+    queries, documents = zip(*pairs, strict=True)
+    whole = words(list(queries), list(documents), padding=True, return_tensors="pt")
+    batch = collator.collate(rows(collator, words, pairs), words)
+    assert torch.equal(batch.tokens.ids, whole["input_ids"])
+    assert torch.equal(batch.tokens.mask, whole["attention_mask"])
+    assert (batch.tokens.type_ids is None) == ("token_type_ids" not in whole)
+    if batch.tokens.type_ids is not None:
+        assert torch.equal(batch.tokens.type_ids, whole["token_type_ids"])
+    for number in range(len(pairs)):
+        alone = batch.take(torch.tensor([number]))
+        (row,) = rows(collator, words, [pairs[number]])
+        assert alone.tokens.ids.tolist() == [row.ids]
+        assert alone.answer.tolist() == [len(row.ids) - 1]
+
+
+@pytest.mark.parametrize("length", [512, 32])
+def test_a_published_cross_encoders_own_tokenizer(length: int) -> None:
+    folder = resolve_model("embedded:ms-marco-minilm-l12")
+    words = load_tokenizer(str(folder), None, transformers.AutoConfig.from_pretrained(folder))
+    pairs = [(query, document) for query in QUERIES for document in [*DOCUMENTS, "x" * 300, "a\u0301 \u00a0b" * 99]]
+    for row, (query, document) in zip(rows(PairCollator(length), words, pairs), pairs, strict=True):
+        if row.cut_query:
+            assert query == QUERIES[-1] and length == 32 and "document" not in row.roles
+            continue
+        own = words([query], [document], truncation="only_second", max_length=length)
+        assert ([row.ids], [row.type_ids]) == (own["input_ids"], own["token_type_ids"])
+        whole = words([query], [document])["input_ids"][0]
+        assert row.cut_document == len(whole) - len(row.ids)
+
+
+HOSTILE = st.lists(
+    st.sampled_from(
+        ["[SEP]", "[CLS]", "[MASK]", "[PAD]", "</s>", "<s>", "<mask>", "[", "SEP]", "</", "s>", "cat", " "]
+    ),
+    max_size=6,
+).map("".join)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=60)
+@given(query=HOSTILE, document=HOSTILE)
+def test_no_text_adds_a_control_token_or_loses_a_character(kind: str, query: str, document: str) -> None:
+    words = tiny_encoders.tokenizer(kind)
+    (row,) = rows(PairCollator(), words, [(query, document)])
+    control = set(words.all_special_ids)
+    for role, text in (("query", query), ("document", document)):
+        own = [i for i, of in zip(row.ids, row.roles, strict=True) if of == role]
+        assert control.isdisjoint(own)
+        written = words.decode(own, clean_up_tokenization_spaces=False)
+        if kind == "bytes":
+            assert written == text
+        else:
+            assert "".join(written.split()).lower() == "".join(text.split()).lower()
+    fixed = [i for i, of in zip(row.ids, row.roles, strict=True) if of == "fixed"]
+    assert fixed == words([""], [""])["input_ids"][0]
 
 
 def test_a_query_that_would_fall_below_its_floor_is_refused() -> None:

@@ -131,17 +131,59 @@ def test_padding_never_counts_where_all_similarities_are_negative() -> None:
     assert torch.equal(head.score_all(Hidden(documents, query), batch), found.T)
 
 
-def test_a_query_is_encoded_once_and_not_once_per_document() -> None:
-    of = reranker(LateInteractionCollator(), MaxSim(), settings=Engine(batch_tokens=64))
+def reads(of: Reranker) -> list[int]:
+    """How many queries each later call of the backbone encodes."""
     read: list[int] = []
     original = of.parts.backbone.read_shared
     of.parts.backbone.read_shared = lambda shared: (read.append(len(shared.ids)), original(shared))[1]  # type: ignore[method-assign]
+    return read
+
+
+def test_a_query_is_encoded_once_and_not_once_per_document() -> None:
+    of = reranker(LateInteractionCollator(), MaxSim(), settings=Engine(batch_tokens=64))
+    read = reads(of)
     groups = [Group(tiny.sentence(i, 5), DOCS) for i in range(3)]
     of.rank_groups(groups)
     assert sum(read) == 3
     assert of.costs.passes > 4
     of.rank(groups[0].query, DOCS * 3)
     assert sum(read) == 4
+
+
+def test_many_queries_and_many_documents_are_encoded_once_though_tokenized_in_pieces() -> None:
+    of = reranker(LateInteractionCollator(query_expansion=False), MaxSim())
+    words = of.parts.backbone.tokenizer
+    read = reads(of)
+
+    def cost_of_encoding(queries: list[str], documents: list[str]) -> int:
+        framed = [len(words(text)["input_ids"]) + 1 for text in (*queries, *documents)]  # and the marker
+        return sum(min(length, 32) for length in framed[: len(queries)]) + sum(framed[len(queries) :])
+
+    groups = [Group(tiny.sentence(i, 5), [tiny.sentence(1000 + 7 * i + j, 3) for j in range(7)]) for i in range(300)]
+    assert len({group.query for group in groups}) == 300
+    ranked = of.rank_groups(groups)
+    assert sum(read) == 300
+    assert of.costs.prompts == 2100
+    assert of.costs.tokens == cost_of_encoding([g.query for g in groups], [text for g in groups for text in g.docs])
+    assert of.costs.prefix_saved == 6 * sum(min(len(words(group.query)["input_ids"]) + 1, 32) for group in groups)
+    for number in (0, 146, 147, 255, 256, 299):
+        found = {entry.index: entry.score for entry in ranked[number]}
+        for position in (0, 6):
+            expected = naive(of, groups[number].query, groups[number].docs[position])
+            assert found[position] == pytest.approx(expected, abs=1e-5)
+
+    read.clear()
+    documents = [tiny.sentence(i, 2) for i in range(2500)]
+    of.rank(groups[0].query, documents)
+    assert read == [1]
+    assert of.costs.tokens == cost_of_encoding([groups[0].query], documents)
+
+    read.clear()
+    pairs = [[groups[i].query, documents[50 * j + i]] for j in range(30) for i in range(50)]
+    scores = of.compute_score(pairs)
+    assert sum(read) == 50
+    for number in (0, 1, 1023, 1024, 1499):
+        assert scores[number] == pytest.approx(naive(of, *pairs[number]), abs=1e-5)
 
 
 def test_encode_gives_the_compared_vectors_of_each_text() -> None:

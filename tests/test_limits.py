@@ -1,0 +1,81 @@
+"""How a prompt is cut: by limits written out as a loop that takes tokens away one at a time."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rerankkit.errors import InputError
+from rerankkit.limits import Limits, positions, require_room
+from rerankkit.protocols import Role
+
+ROLES: st.SearchStrategy[list[Role]] = st.lists(st.sampled_from(["fixed", "query", "document"]), max_size=40)
+LIMIT = st.one_of(st.none(), st.integers(1, 12))
+
+
+def naive(roles: list[Role], limits: Limits) -> list[int] | None:
+    """Positions that are kept; None where the prompt does not fit."""
+    left = list(range(len(roles)))
+
+    def last(role: Role) -> int | None:
+        return next((i for i in reversed(left) if roles[i] == role), None)
+
+    def count(role: Role) -> int:
+        return sum(roles[i] == role for i in left)
+
+    own: list[tuple[Role, int | None]] = [("query", limits.query), ("document", limits.document)]
+    for role, limit in own:
+        while limit is not None and count(role) > limit:
+            left.remove(last(role))  # type: ignore[arg-type]
+    while len(left) > limits.max_length:
+        at = last("document")
+        if at is None and count("query") > limits.query_floor:
+            at = last("query")
+        if at is None:
+            return None
+        left.remove(at)
+    return left
+
+
+@settings(max_examples=400)
+@given(ROLES, st.integers(1, 30), LIMIT, LIMIT, st.integers(0, 12))
+def test_what_is_kept(roles: list[Role], longest: int, document: int | None, query: int | None, floor: int) -> None:
+    limits = Limits(longest, document, query, floor)
+    expected = naive(roles, limits)
+    if expected is None:
+        with pytest.raises(InputError, match=f"acme.v1: .* of max_length = {longest} tokens"):
+            limits.kept(roles, "acme.v1")
+        return
+    keep = limits.kept(roles, "acme.v1")
+    kept = positions(roles, keep)
+    assert kept == expected
+    assert [roles[i] for i in kept].count("query") == keep["query"]
+    assert [roles[i] for i in kept].count("document") == keep["document"]
+
+
+def test_the_message_says_what_the_prompts_own_text_takes() -> None:
+    roles: list[Role] = ["fixed"] * 9 + ["query"] * 4
+    with pytest.raises(InputError, match="own text takes 9 of max_length = 12 tokens and leaves 3 for the query"):
+        Limits(12, None, None, 16).kept(roles, "pair.v1")
+    with pytest.raises(
+        InputError, match="takes 9 of max_length = 8 tokens and leaves 0 for the query; raise max_length"
+    ):
+        Limits(8, None, None, 0).kept(roles, "pair.v1")
+
+
+def test_limits_that_make_no_sense_are_named_as_a_recipe_names_them() -> None:
+    assert list(Limits(1, None, None, 0).problems()) == []
+    assert list(Limits(0, -1, 0, -2).problems()) == [
+        ("max_length", "must be at least 1, got 0"),
+        ("document_max_length", "must be at least 1, got -1"),
+        ("query_max_length", "must be at least 1, got 0"),
+        ("query_floor", "must be at least 0, got -2"),
+    ]
+
+
+def test_no_more_than_the_model_reads() -> None:
+    require_room(512, 512, "pair.v1")
+    require_room(512, float(10**30), "pair.v1")
+    with pytest.raises(InputError, match="acme.v1: longest = 513, but the model reads 512 tokens"):
+        require_room(513, 512, "acme.v1", "longest")
