@@ -11,7 +11,6 @@ import functools
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rerankkit.checkpoint_files import Finder, read_json, stored_tensors
 from rerankkit.errors import InputError, RunError
@@ -51,9 +50,8 @@ def find_projection(file: Finder) -> Projection | None:
 def modules(file: Finder) -> list[tuple[str, str]]:
     """The (kind, folder) of each module that modules.json names, in their order; none where there is no such file."""
     path = file("modules.json")
-    listed: Any = (read_json(lambda name: path, "modules.json") or {}).get("") if path else []
-    named = isinstance(listed, list) and all(isinstance(module, dict) for module in listed)
-    if not named or not all({"path", "type"} <= module.keys() for module in listed):
+    listed = [] if path is None else (read_json(lambda name: path, "modules.json") or {}).get("")
+    if not isinstance(listed, list) or not all(isinstance(m, dict) and {"path", "type"} <= m.keys() for m in listed):
         raise RunError(f"{path} is no list of modules, each with a path and a type; copy or download it again")
     return [(str(module["type"]).rpartition(".")[2], str(module["path"])) for module in listed]
 

@@ -307,7 +307,7 @@ def test_stanfords_layout_without_its_projection_is_incomplete(folder: Path) -> 
 def test_a_list_of_modules_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
     folder = sentence_transformers(tmp_path, tiny_bert.encoder(), {"model_type": "ColBERT"})
     (folder / "modules.json").write_text(content)
-    with pytest.raises(RunError, match="is no list of modules"):
+    with pytest.raises(RunError, match="is no list of modules, each with a path and a type"):
         Reranker.from_pretrained(folder)
 
 
