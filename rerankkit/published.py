@@ -118,7 +118,11 @@ def _sentence_transformers(checkpoint: Published) -> tuple[str, Settings]:
         return "cross_encoder", _transformers(checkpoint) | _instructions(_prompt(said), "")
     if checkpoint.file(LINEAR) is not None:
         return "colbert", _open_retrievals(checkpoint)
-    hint = "; it is a language model, to be named in a recipe such as llm_pointwise" if "LogitScore" in parts else ""
+    hint = ""
+    if "LogitScore" in parts:
+        hint = "; it is a language model, to be named in a recipe such as llm_pointwise"
+    elif "Pooling" in parts:
+        hint = f". A new head: rerankkit train cross_encoder_new_head --model.backbone.name {checkpoint.name}"
     raise InputError(
         f"{checkpoint.name} is a sentence-transformers model of {', '.join(parts)} ({model or 'no model_type'}), which "
         f"rerankkit cannot read; it reads sequence classifiers with one logit, and late interaction{hint}"

@@ -217,6 +217,7 @@ def test_what_an_override_says_wins() -> None:
         (lambda: tiny_bert.encoder(), InputError, "is no reranker: it has neither a classifier nor a projection"),
         (lambda: tiny.folder(), InputError, "is a language model, and nothing in it says what to ask it"),
         (lambda: tiny_bert.classifier(3), InputError, "classifies into 3 .* needs one logit; train a new head"),
+        (lambda: "embedded:minilm-l6", InputError, "Transformer, Pooling, Normalize .*train cross_encoder_new_head"),
         (lambda: "./nowhere/at/all", InputError, "no folder './nowhere/at/all'"),
         (lambda: "embedded:nothing", InputError, "no embedded model 'nothing'"),
         (lambda: "org/not-on-this-machine", RunError, "is neither a folder nor in the cache"),
