@@ -234,9 +234,11 @@ def _recipe(name: str, context: typer.Context, code: list[str] | None, purpose: 
 def _load(name: str, overrides: dict[str, Any], code: list[str] | None, trust_code: bool) -> Any:
     _load_code(code)
     from rerankkit.reranker import Reranker
+    from rerankkit.resolving import shipped_recipe
 
     path = Path(name)
-    if path.is_dir() or name.startswith("embedded:") or ("/" in name and path.suffix != ".cfg"):
+    is_recipe = path.is_file() or path.suffix == ".cfg" or shipped_recipe(path) is not None
+    if path.is_dir() or (not is_recipe and (name.startswith("embedded:") or "/" in name)):
         return Reranker.from_pretrained(name, overrides, trust_code)
     return Reranker.from_recipe(name, overrides)
 

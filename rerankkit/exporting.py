@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import string
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +17,17 @@ from rerankkit import saving
 from rerankkit.backbones.hf_causal import HFCausal
 from rerankkit.backbones.hf_classifier import HFClassifier
 from rerankkit.collators.late_interaction import LateInteractionCollator
+from rerankkit.collators.pair import PairCollator
 from rerankkit.engine import Parts
 from rerankkit.errors import InputError
 from rerankkit.formatters.pair import Pair
 from rerankkit.frames import vocabulary_id
 from rerankkit.heads.maxsim import MaxSim
+from rerankkit.pretrained import positions
 from rerankkit.projection import LINEAR
+from rerankkit.published import OPEN_RETRIEVALS_LENGTH, stanford_skiplist
 
+logger = logging.getLogger("rerankkit")
 Layout = Literal["pylate", "stanford", "open_retrievals", "transformers"]
 STANFORD_TRUNKS = ("bert", "roberta", "xlm-roberta", "electra")
 
@@ -76,7 +81,6 @@ def _pylate(parts: Parts, folder: Path) -> None:
         folder / "sentence_bert_config.json",
         {"max_seq_length": tokenizer.model_max_length, "do_lower_case": False},
     )
-    words = string.punctuation if collator.skiplist == "punctuation" else collator.skiplist or []
     _write(
         folder / "config_sentence_transformers.json",
         {
@@ -89,7 +93,7 @@ def _pylate(parts: Parts, folder: Path) -> None:
             "query_length": collator.query_max_length,
             "document_length": collator.document_max_length,
             "attend_to_expansion_tokens": collator.attend_to_expansion,
-            "skiplist_words": list(words),
+            "skiplist_words": _skipped(collator, tokenizer),
             "do_query_expansion": collator.query_expansion,
         },
     )
@@ -106,8 +110,15 @@ def _stanford(parts: Parts, folder: Path) -> None:
             "query_expansion": (collator.query_expansion, True),
         },
     )
-    if isinstance(collator.skiplist, list):
-        raise InputError('the layout "stanford" skips punctuation or nothing; this collator has a skiplist of its own')
+    tokenizer = _tokenizer(parts, collator, "stanford")
+    if not collator.query_marker or not collator.document_marker:
+        raise InputError('the layout "stanford" needs a query_marker and a document_marker, and one of them is empty')
+    punctuation = stanford_skiplist(tokenizer)
+    if set(_skipped(collator, tokenizer)) != set(punctuation):  # its code fails on documents where it skips nothing
+        raise InputError(
+            'the layout "stanford" skips the first token of each punctuation sign '
+            f"({' '.join(punctuation[:3])} …), and this collator's skiplist has others"
+        )
     model = _merged(parts)
     if model.config.model_type not in STANFORD_TRUNKS:
         raise InputError(
@@ -123,7 +134,7 @@ def _stanford(parts: Parts, folder: Path) -> None:
     config = copy.deepcopy(model.config)
     config.architectures = ["HF_ColBERT"]
     config.save_pretrained(folder)
-    _tokenizer(parts, collator, "stanford").save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     _write(
         folder / "artifact.metadata",
         {
@@ -134,7 +145,7 @@ def _stanford(parts: Parts, folder: Path) -> None:
             "dim": head.module.out_features,
             "query_maxlen": collator.query_max_length,
             "doc_maxlen": collator.document_max_length,
-            "mask_punctuation": collator.skiplist is not None,
+            "mask_punctuation": True,
             "attend_to_mask_tokens": collator.attend_to_expansion,
             "interaction": "colbert",
             "similarity": "cosine",
@@ -155,7 +166,16 @@ def _open_retrievals(parts: Parts, folder: Path) -> None:
             "compare_first": (collator.compare_first, False),
         },
     )
-    _merged(parts).save_pretrained(folder)
+    model = _merged(parts)
+    usual = min(positions(model.config) or OPEN_RETRIEVALS_LENGTH, OPEN_RETRIEVALS_LENGTH)
+    if not collator.query_max_length == collator.document_max_length == usual:
+        logger.warning(
+            'the layout "open_retrievals" keeps no lengths; here queries are cut at %d tokens and documents at %d, and '
+            "whoever reads it has to say so, or cuts them elsewhere",
+            collator.query_max_length,
+            collator.document_max_length,
+        )
+    model.save_pretrained(folder)
     parts.backbone.tokenizer.save_pretrained(folder)
     weights = _linear(head)
     torch.save({"bias": torch.zeros(len(weights["weight"])), **weights}, folder / LINEAR)
@@ -167,8 +187,17 @@ def _transformers(parts: Parts, folder: Path) -> None:
             'the layout "transformers" holds models whose own head gives the score (hf_classifier.v1, hf_causal.v1); '
             "this one's head is rerankkit's. Its backbone/ is a folder that transformers loads"
         )
+    tokenizer = copy.deepcopy(parts.backbone.tokenizer)
+    if isinstance(parts.backbone, HFCausal):
+        logger.warning('the layout "transformers" holds the model alone, not its prompt nor how an answer is read')
+    elif parts.formatter != Pair() or not isinstance(parts.collator, PairCollator):
+        raise InputError('the layout "transformers" has no room for the instructions of the formatter')
+    else:
+        limits = {name: (getattr(parts.collator, name), None) for name in ("query_max_length", "document_max_length")}
+        _require("transformers", limits)
+        tokenizer.model_max_length = parts.collator.max_length
     _merged(parts).save_pretrained(folder)
-    parts.backbone.tokenizer.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _late_interaction(parts: Parts, layout: str) -> tuple[LateInteractionCollator, MaxSim]:
@@ -193,6 +222,12 @@ def _tokenizer(parts: Parts, collator: LateInteractionCollator, layout: str) -> 
         if marker and vocabulary_id(marker, parts.backbone.tokenizer) is None:
             raise InputError(f'the layout "{layout}" needs markers that are one token, and {marker!r} is text')
     return copy.deepcopy(parts.backbone.tokenizer)
+
+
+def _skipped(collator: LateInteractionCollator, tokenizer: Any) -> list[str]:
+    """The skiplist, without signs that the vocabulary lacks: other projects would skip the unknown token for them."""
+    entries = list(string.punctuation) if collator.skiplist == "punctuation" else collator.skiplist or []
+    return [entry for entry in entries if vocabulary_id(entry, tokenizer) is not None]
 
 
 def _merged(parts: Parts) -> Any:

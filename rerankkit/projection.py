@@ -38,7 +38,7 @@ class Projection:
 
 def find_projection(file: Finder) -> Projection | None:
     """What a checkpoint projects its hidden states with; None where it has nothing of the kind."""
-    if dense := [_dense(folder, file) for folder in dense_modules(file)]:
+    if dense := [_dense(folder, file) for kind, folder in modules(file) if kind == "Dense"]:
         return functools.reduce(_after, dense)
     stanford = stored_tensors(file, {"linear.weight", "linear.bias"})
     if "linear.weight" in stanford:
@@ -47,13 +47,13 @@ def find_projection(file: Finder) -> Projection | None:
     return None if path is None else _pickled(path)
 
 
-def dense_modules(file: Finder) -> list[str]:
-    """The folders of the Dense modules that modules.json names, in their order."""
+def modules(file: Finder) -> list[tuple[str, str]]:
+    """The (kind, folder) of each module that modules.json names, in their order; none where there is no such file."""
     path = file("modules.json")
-    modules = (read_json(lambda name: path, "modules.json") or {}).get("", []) if path else []
-    if not all(isinstance(module, dict) and {"path", "type"} <= module.keys() for module in modules):
+    listed = [] if path is None else (read_json(lambda name: path, "modules.json") or {}).get("")
+    if not isinstance(listed, list) or not all(isinstance(m, dict) and {"path", "type"} <= m.keys() for m in listed):
         raise RunError(f"{path} is no list of modules, each with a path and a type; copy or download it again")
-    return [str(module["path"]) for module in modules if str(module["type"]).endswith("Dense")]
+    return [(str(module["type"]).rpartition(".")[2], str(module["path"])) for module in listed]
 
 
 def _dense(folder: str, file: Finder) -> Projection:

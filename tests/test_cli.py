@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rerankkit import cli, recipe, registry
+from rerankkit import Reranker, cli, recipe, registry
 from rerankkit.errors import InputError, RunError
 
 Shell = Callable[..., tuple[int, str, str]]
@@ -200,3 +200,29 @@ def test_train_saves_a_model_once_and_preview_shows_its_tokens(shell: Shell, tmp
     assert (code, out) == (2, "") and "--output" in err and "not empty" in err
     code, out, err = shell("preview", file, "--json")
     assert code == 0 and json.loads(out), err
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("colbert", "from_recipe"),
+        ("recipes/colbert", "from_recipe"),
+        ("recipes/colbert.cfg", "from_recipe"),
+        ("mine.cfg", "from_recipe"),
+        ("kept/mine", "from_recipe"),
+        ("nothing", "from_recipe"),
+        ("kept", "from_pretrained"),
+        ("embedded:minilm-l6", "from_pretrained"),
+        ("org/model", "from_pretrained"),
+        ("./nowhere", "from_pretrained"),
+    ],
+)
+def test_a_model_is_a_recipe_a_folder_or_a_published_name(
+    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "mine").write_text("[recipe]")
+    monkeypatch.chdir(tmp_path)
+    for way in ("from_recipe", "from_pretrained"):
+        monkeypatch.setattr(Reranker, way, lambda *given, way=way: way)
+    assert cli._load(name, {}, None, False) == kind

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import string
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +47,7 @@ CASES = {
     "pylate-bias": ("pylate", {"bias": True}, {"query_expansion": False, "skiplist": ["the", ","]}),
     "pylate-lora": ("pylate", {}, {"attend_to_expansion": True, "skiplist": None, "document_max_length": 20}),
     "stanford": ("stanford", {}, {"query_max_length": 24}),
-    "stanford-lora": ("stanford", {}, {"attend_to_expansion": True, "skiplist": None}),
+    "stanford-lora": ("stanford", {}, {"attend_to_expansion": True, "skiplist": list(string.punctuation)}),
     "open_retrievals": ("open_retrievals", {"similarity": "mean", "bias": True}, THERE),
     "open_retrievals-lora": ("open_retrievals", {"similarity": "mean"}, THERE),
 }
@@ -78,13 +81,90 @@ def test_a_classifier_is_one_for_transformers(tmp_path: Path, lora: str) -> None
     )
 
 
+def test_a_cross_encoder_takes_its_limit_along(tmp_path: Path) -> None:
+    model = reranker(tmp_path, "classifier", **{"model.collator.max_length": 20})
+    scores = model.compute_score(PAIRS)
+    assert model.costs.cut_documents > 0
+    model.export(tmp_path / "out", "transformers")
+    back = Reranker.from_pretrained(tmp_path / "out")
+    assert back.compute_score(PAIRS) == scores
+    assert model.compute_score(PAIRS) == scores
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out").model_max_length == 20
+
+
+def test_open_retrievals_folder_scores_as_its_rules_say(tmp_path: Path) -> None:
+    """Its rules, written out: the first position dropped, a linear layer, cosines, the mean of the best matches."""
+    colbert(tmp_path, "", {"similarity": "mean"}, **THERE).export(tmp_path / "out", "open_retrievals")
+    encoder = transformers.AutoModel.from_pretrained(tmp_path / "out").eval()
+    words = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    linear = torch.load(tmp_path / "out" / "colbert_linear.pt", weights_only=True)
+
+    @torch.no_grad()
+    def vectors(text: str) -> torch.Tensor:
+        states = encoder(**words(text, return_tensors="pt")).last_hidden_state[0, 1:]
+        return torch.nn.functional.normalize(states @ linear["weight"].T + linear["bias"], dim=1)
+
+    expected = [(vectors(query) @ vectors(document).T).amax(1).mean().item() for query, document in PAIRS]
+    assert Reranker.from_pretrained(tmp_path / "out").compute_score(PAIRS) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(("lengths", "told"), [((256, 256), False), ((32, 256), True), ((256, 180), True)])
+def test_open_retrievals_lengths_are_said_not_lost_in_silence(
+    tmp_path: Path, lengths: tuple[int, int], told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = dict(zip(("query_max_length", "document_max_length"), lengths, strict=True))
+    with caplog.at_level("WARNING", "rerankkit"):
+        colbert(tmp_path, "", {"similarity": "mean"}, **THERE, **limits).export(tmp_path / "out", "open_retrievals")
+    assert any("keeps no lengths" in record.getMessage() for record in caplog.records) == told
+
+
+def test_a_language_model_goes_without_its_prompt_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = Reranker.from_recipe("llm_pointwise", {"model.backbone.name": str(tiny.folder())})
+    with caplog.at_level("WARNING", "rerankkit"):
+        model.export(tmp_path / "out", "transformers")
+    assert "not its prompt" in caplog.text
+    words = model.parts.backbone.tokenizer("open a file", return_tensors="pt")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(**words).logits, model.parts.backbone.module(**words).logits)
+
+
+def test_signs_that_the_vocabulary_lacks_are_not_exported_as_skipped(tmp_path: Path) -> None:
+    """PyLate would take them for the unknown token, and skip every unknown word."""
+    folder = tmp_path / "fewer"
+    shutil.copytree(tiny_bert.encoder(), folder)
+    words = json.loads((folder / "tokenizer.json").read_text())
+    words["model"]["vocab"]["instead"] = words["model"]["vocab"].pop("~")
+    (folder / "tokenizer.json").write_text(json.dumps(words))
+    model = reranker(tmp_path, "colbert", **{"model.backbone.name": str(folder), "model.head.similarity": "sum"})
+    model.export(tmp_path / "out", "pylate")
+    settings = json.loads((tmp_path / "out" / "config_sentence_transformers.json").read_text())
+    assert settings["skiplist_words"] == [sign for sign in string.punctuation if sign != "~"]
+    assert Reranker.from_pretrained(tmp_path / "out").compute_score(PAIRS) == model.compute_score(PAIRS)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"model.formatter.query": "query: {query}"}, "no room for the instructions"),
+        ({"model.collator.document_max_length": 9}, "cannot say document_max_length = 9"),
+    ],
+)
+def test_what_a_plain_classifier_cannot_hold_is_refused(tmp_path: Path, override: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        reranker(tmp_path, "classifier", **override).export(tmp_path / "out", "transformers")
+    assert not (tmp_path / "out").exists()
+
+
 REFUSED = {
     "no layout 'onnx'; known are pylate": ("onnx", {}, {}),
     "cannot say similarity = 'mean' .it has 'sum'.": ("pylate", {"similarity": "mean"}, {}),
     "cannot say compare_first = False": ("pylate", {}, {"compare_first": False}),
     "cannot say bias = True .it has False.$": ("stanford", {"bias": True}, {}),
     "query_expansion = False": ("stanford", {}, {"query_expansion": False}),
-    "this collator has a skiplist of its own": ("stanford", {}, {"skiplist": ["the"]}),
+    "and this collator's skiplist has others": ("stanford", {}, {"skiplist": ["the"]}),
+    "skips the first token of each punctuation sign": ("stanford", {}, {"skiplist": None}),
+    "needs a query_marker and a document_marker": ("stanford", {}, {"query_marker": ""}),
     "cannot say query_marker = '.unused0.'": ("open_retrievals", {"similarity": "mean"}, {"skiplist": None}),
     "needs a projection": ("pylate", {"dim": None}, {}),
     "'a query:' is text": ("pylate", {}, {"query_marker": "a query:"}),

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModel, AutoTokenizer
+from transformers import AddedToken, AutoModel, AutoTokenizer
 
 from rerankkit.embedded import embedded_model
 
@@ -50,6 +50,22 @@ class Stanford:
     attend_to_mask_tokens: bool = False
 
 
+@dataclass(frozen=True)
+class MultiVector:
+    """What sentence-transformers' MultiVectorEncoder writes, in several files."""
+
+    trunk: str = "embedded:minilm-l6"
+    dim: int = 64
+    query_prompt: str = "query: "
+    document_prompt: str = "passage: "
+    longest: int = 200
+    query_length: int | None = None
+    document_length: int | None = None
+    query_expansion: dict[str, Any] | None = None
+    skiplist_words: tuple[str, ...] = ()
+    similarity: str | None = None
+
+
 PYLATE = {
     "default": PyLate(),
     "attend": PyLate(attend_to_expansion_tokens=True),
@@ -63,6 +79,18 @@ PYLATE = {
     ),
     "no_prefix": PyLate(query_prefix="", document_prefix=""),
     "bias_96": PyLate("embedded:bge-small", 96, True, query_prefix="[unused0]", document_prefix="[unused1]"),
+}
+MULTI_VECTOR = {
+    "text_prompts": MultiVector(similarity="meanmaxsim"),
+    "markers": MultiVector(
+        "embedded:bge-small",
+        query_prompt="[unused0] ",
+        document_prompt="[unused1] ",
+        document_length=64,
+        query_expansion={"strategy": "fixed", "attend": True, "token": None, "length": 24},
+        skiplist_words=(",", ".", "the", "no entry"),
+        similarity="maxsim",
+    ),
 }
 STANFORD = {
     "small": Stanford(),
@@ -127,6 +155,63 @@ def write_pylate(case: PyLate, folder: Path) -> None:
     )
 
 
+def write_multi_vector(case: MultiVector, folder: Path) -> None:
+    """The folder that MultiVectorEncoder of sentence-transformers 6.2 saves: modules that say what they do."""
+    model, tokenizer = _trunk(case.trunk)
+    markers = [prompt.strip() for prompt in (case.query_prompt, case.document_prompt) if prompt.startswith("[")]
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": [AddedToken(marker, normalized=False, special=True) for marker in markers]}
+    )
+    tokenizer.model_max_length = case.longest
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    kinds = {
+        "": "base.modules.transformer.Transformer",
+        "1_Dense": "base.modules.dense.Dense",
+        "2_MultiVectorMask": "multi_vector_encoder.modules.multi_vector_mask.MultiVectorMask",
+        "3_Normalize": "base.modules.normalize.Normalize",
+    }
+    for place in kinds:
+        (folder / place).mkdir(exist_ok=True)
+    weights = projection(model.config.hidden_size, case.dim)
+    save_file({"linear.weight": weights["weight"]}, folder / "1_Dense" / "model.safetensors")
+    tokens = {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}
+    shape = {"in_features": model.config.hidden_size, "out_features": case.dim, "bias": False}
+    activation = {"activation_function": "torch.nn.modules.linear.Identity"}
+    _json(folder / "1_Dense" / "config.json", {**shape, **activation, **tokens})
+    mask = {"skiplist_words": list(case.skiplist_words), "skiplist_tasks": ["document"], "keep_only_token_ids": None}
+    _json(folder / "2_MultiVectorMask" / "config.json", mask)
+    _json(folder / "3_Normalize" / "config.json", tokens)
+    _json(
+        folder / "modules.json",
+        [
+            {"idx": i, "name": str(i), "path": place, "type": f"sentence_transformers.{kind}"}
+            for i, (place, kind) in enumerate(kinds.items())
+        ],
+    )
+    lengths = {"query_length": case.query_length, "document_length": case.document_length}
+    _json(
+        folder / "sentence_bert_config.json",
+        {
+            "transformer_task": "feature-extraction",
+            "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+            "module_output_name": "token_embeddings",
+            **{name: length for name, length in lengths.items() if length is not None},
+            **({"query_expansion": case.query_expansion} if case.query_expansion else {}),
+        },
+    )
+    _json(
+        folder / "config_sentence_transformers.json",
+        {
+            "__version__": {"sentence_transformers": "6.2.0", "transformers": "5.23.0", "pytorch": "2.13.0"},
+            "model_type": "MultiVectorEncoder",
+            "prompts": {"query": case.query_prompt, "document": case.document_prompt},
+            "default_prompt_name": None,
+            "similarity_fn_name": case.similarity,
+        },
+    )
+
+
 def write_stanford(case: Stanford, folder: Path) -> None:
     """The folder that Stanford's ColBERT 0.2.22 saves: one checkpoint with the projection in it, and its settings."""
     model, tokenizer = _trunk(case.trunk)
@@ -186,6 +271,8 @@ def main(folder: str) -> None:
         write_pylate(case, Path(folder) / "pylate" / name)
     for name, stanford in STANFORD.items():
         write_stanford(stanford, Path(folder) / "stanford" / name)
+    for name, multi_vector in MULTI_VECTOR.items():
+        write_multi_vector(multi_vector, Path(folder) / "multi_vector" / name)
     write_open_retrievals(Path(folder) / "open_retrievals")
 
 

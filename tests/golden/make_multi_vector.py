@@ -1,4 +1,4 @@
-"""What sentence-transformers' MultiVectorEncoder scores for the checkpoints of PyLate and Stanford, which it reads.
+"""What sentence-transformers' MultiVectorEncoder scores for its own checkpoints, and for those of PyLate and Stanford.
 
     python tests/golden/make_multi_vector.py FOLDER
 
@@ -16,7 +16,7 @@ from texts import DOCUMENTS, QUERIES, rounded, write
 
 def main(folder: str) -> None:
     cases = {}
-    for layout in ("pylate", "stanford"):
+    for layout in ("pylate", "stanford", "multi_vector"):
         for place in sorted((Path(folder) / layout).iterdir()):
             model = MultiVectorEncoder(str(place), device="cpu")
             queries = model.encode_query(QUERIES, show_progress_bar=False)
