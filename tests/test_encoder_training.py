@@ -35,9 +35,7 @@ def recipe(at: Path, kind: str, training: dict[str, Any], lora: str = "", sampli
     rows = run.write_rows(at / "train.jsonl", 24), run.write_rows(at / "dev.jsonl", 6, start=900)
     for name, path in zip(("train", "dev"), rows, strict=True):
         text += ("[data]\n" if name == "train" else "") + f'[data.{name}]\n@readers = "jsonl.v1"\npath = "{path}"\n'
-    temperature = 0.05 if kind == "colbert" else 1.0  # its mean of cosines lies within [-1, 1]
-    text += f'[loss]\n@losses = "softmax_cross_entropy.v1"\ntemperature = {temperature}\n'
-    text += f"[sampling]\ngroup_size = 4\n{sampling}\n"
+    text += f'[loss]\n@losses = "softmax_cross_entropy.v1"\n[sampling]\ngroup_size = 4\n{sampling}\n'
     (at / "recipe.cfg").write_text(text + run._section("training", settings))
     return at / "recipe.cfg"
 
