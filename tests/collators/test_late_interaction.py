@@ -99,7 +99,7 @@ def test_what_does_not_fit_is_refused() -> None:
 @pytest.mark.parametrize("marker", ["[unused0]", "question", "a cat on", ""])
 @pytest.mark.parametrize("length", [7, 8, 9, 10, 30])
 def test_a_marker_is_an_entry_or_text_or_none_and_takes_of_the_length(marker: str, length: int) -> None:
-    (row,) = rows(Collator(length, length, marker, marker), [("how do I open a", "")])
+    (row,) = rows(Collator(length, length, marker, marker, query_expansion=False), [("how do I open a", "")])
     plain, entry = (WORDS(text, add_special_tokens=False)["input_ids"] for text in ("how do I open a", marker))
     if marker == "[unused0]":
         entry = [WORDS.convert_tokens_to_ids("[unused0]")]
@@ -130,34 +130,36 @@ def test_a_tokenizer_that_frames_nothing_and_has_no_mask_token() -> None:
     words = tiny.tokenizer()
     collator = Collator(6, 6, "", "")
     (row,) = rows(collator, [("a cat", "mat " * 9)], words)
-    plain = words("mat " * 9)["input_ids"]
-    assert list(row.shared) == words("a cat")["input_ids"]
+    query, plain = words(["a cat", "mat " * 9])["input_ids"]
+    filled = [*query, *[words.eos_token_id] * (6 - len(query))]
+    assert list(row.shared) == filled
     assert (row.ids, row.cut_document) == (plain[:6], len(plain) - 6)
     batch = collator.collate([row], words, [row.shared])
     assert batch.shared is not None
-    filler = [words.eos_token_id] * (6 - len(row.shared))
-    assert batch.shared.ids.tolist() == [[*row.shared, *filler]]
+    assert batch.shared.ids.tolist() == [filled]
+    assert batch.shared.mask.tolist() == [[1] * len(query) + [0] * (6 - len(query))]
+    assert batch.shared.compared is not None and batch.shared.compared.all()
     for pair in (("", "mat"), ("cat", "")):
         with pytest.raises(InputError, match="an empty text has no token to compare here: .* choose a marker"):
             rows(collator, [pair], words)
-    (row,) = rows(Collator(6, 6, "Q", "D"), [("", "")], words)
+    (row,) = rows(Collator(6, 6, "Q", "D", query_expansion=False), [("", "")], words)
     assert [list(row.shared), row.ids] == words(["Q", "D"])["input_ids"]
 
 
 def test_a_tokenizer_with_nothing_to_expand_with_is_refused() -> None:
     words = tiny.tokenizer.__wrapped__()
     words.eos_token = None
-    (row,) = rows(Collator(), [("a", "b")], words)
     with pytest.raises(InputError, match="no mask token to expand with; set query_expansion = false"):
-        Collator().collate([row], words, [row.shared])
-    assert Collator(query_expansion=False).collate([row], words, [row.shared]).shared is not None
+        rows(Collator(), [("a", "b")], words)
+    (row,) = rows(Collator(query_marker="", query_expansion=False), [("a", "b")], words)
+    assert list(row.shared) == words("a")["input_ids"]
 
 
 def test_a_marker_that_a_user_writes_is_text() -> None:
     words = tiny_bert.tokenizer.__wrapped__()
     plain = words(["[ q ] a [ d ] [ unused1 ]", "[ d ] cat [ mask ]"], add_special_tokens=False)["input_ids"]
     words.add_tokens(["[Q] ", "[D] "])  # as PyLate does
-    collator = Collator(query_marker="[Q] ", document_marker="[D] ")
+    collator = Collator(query_marker="[Q] ", document_marker="[D] ", query_expansion=False)
     (row,) = rows(collator, [("[Q] a [d]\n[unused1]", "[D] cat [MASK]")], words)
     q, d = words.convert_tokens_to_ids(["[Q] ", "[D] "])
     assert list(row.shared) == [words.cls_token_id, q, *plain[0], words.sep_token_id]

@@ -113,6 +113,11 @@ def test_a_query_shorter_than_the_floor_needs_no_more_room_than_itself() -> None
     assert row.cut_document == roles.count("document")
 
 
+def test_two_texts_are_not_glued_together() -> None:
+    with pytest.raises(InputError, match="reads prompts of one text, and this formatter writes two"):
+        encode(SequenceCollator(), Prompt((Piece("a cat", "query"), Piece("a mat", "document")), second=1))
+
+
 def test_more_than_the_model_reads_is_refused() -> None:
     words = tiny.tokenizer(limit=128)
     assert encode(SequenceCollator(128), prompt("a", "b"), words).ids

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -130,3 +132,16 @@ def test_they_need_torch_alone() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT.parent
     )
     assert done.stdout.split() == ["6.0", "False", "[]"], done.stderr
+
+
+def test_what_the_readme_shows() -> None:
+    code = re.search(r"^```python\n(.*?)^```", (ROOT / "kernels" / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert code is not None
+    names: dict[str, Any] = {}
+    checked = 0
+    for line in code[1].splitlines():
+        exec(line, names)
+        if shape := re.search(r"# (\[[\d, ]+\])", line):
+            assert list(eval(line, names).shape) == json.loads(shape[1]), line
+            checked += 1
+    assert checked == 7
