@@ -89,7 +89,7 @@ def test_a_checkpoint_without_its_tokenizer_is_refused(architecture: str, tmp_pa
 @pytest.mark.parametrize(
     ("architecture", "heads"),
     [("bert", ["classifier"]), ("distilbert", ["pre_classifier", "classifier"]), ("llama", ["score"]),
-     ("modernbert", ["head", "classifier"])],
+     ("modernbert", ["head", "classifier"]), ("deberta_v2", ["pooler", "classifier"])],
 )  # fmt: skip
 def test_all_that_lies_around_the_base_model_is_the_classifier(architecture: str, heads: list[str]) -> None:
     folder = tiny_encoders.classifier(architecture)
@@ -99,6 +99,27 @@ def test_all_that_lies_around_the_base_model_is_the_classifier(architecture: str
     kinds = {name: weight.dtype == torch.float32 for name, weight in half.named_parameters()}
     assert {name.partition(".")[0] for name, is_float in kinds.items() if is_float} == set(heads)
     assert not any(is_float for name, is_float in kinds.items() if name.startswith(f"{model.base_model_prefix}."))
+
+
+HEADS: dict[str, Any] = {
+    "deberta_v2": lambda model, states: model.classifier(model.pooler(states)),
+    "roberta": lambda model, states: model.classifier(states),
+    "qwen3": lambda model, states: model.score(states[:, -1]),
+}
+
+
+@pytest.mark.parametrize("architecture", HEADS)
+def test_only_the_body_is_rounded(architecture: str) -> None:
+    folder = tiny_encoders.classifier(architecture)
+    exact = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    body = transformers.AutoModel.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    of, words = reranker(hf_classifier(str(folder), dtype="bf16")), transformers.AutoTokenizer.from_pretrained(folder)
+    for query, document in PAIRS:
+        texts = [tiny.TEMPLATE.format(query=query, document=document)] if words.cls_token is None else [query, document]
+        with torch.no_grad():
+            states = body(**words(*texts, return_tensors="pt")).last_hidden_state
+            expected = HEADS[architecture](exact, states.float()).item()
+        assert of.compute_score([query, document]) == pytest.approx([expected], abs=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["distilbert", "qwen3"])
@@ -145,7 +166,7 @@ def with_lora(source: Path, lora: Lora) -> HFClassifier:
     return backbone
 
 
-@pytest.mark.parametrize("architecture", ["bert", "distilbert", "modernbert", "llama_without_pad"])
+@pytest.mark.parametrize("architecture", ["bert", "distilbert", "modernbert", "deberta_v2", "llama_without_pad"])
 def test_beside_lora_the_classifier_trains_whole(architecture: str, tmp_path: Path) -> None:
     source = tiny_encoders.classifier(architecture)
     for merge in (True, False):

@@ -23,12 +23,16 @@ _DISTILBERT = {"dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4, "initia
 _MODERNBERT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
                "initializer_range": 0.3, "max_position_embeddings": 512, "local_attention": 16, "pad_token_id": 0,
                "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}  # fmt: skip
+_DEBERTA = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 16, "type_vocab_size": 0,
+            "pooler_hidden_size": 32, "norm_rel_ebd": "layer_norm"}  # fmt: skip
 ENCODERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bert": ("Bert", "wordpiece", _BERT),
     "roberta": ("Roberta", "bytes", {**_ROBERTA, "type_vocab_size": 1}),
     "distilbert": ("DistilBert", "untyped", _DISTILBERT),
     "modernbert": ("ModernBert", "untyped", _MODERNBERT),
     "electra": ("Electra", "wordpiece", {**_BERT, "embedding_size": 16}),
+    "deberta_v2": ("DebertaV2", "untyped", {**_BERT, **_DEBERTA}),
+    "albert": ("Albert", "wordpiece", {**_BERT, "embedding_size": 16}),
     "xlm_roberta": ("XLMRoberta", "unigram", {**_ROBERTA, "type_vocab_size": 1}),
 }
 """Configuration and tokenizer of each architecture."""

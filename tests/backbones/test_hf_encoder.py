@@ -60,7 +60,7 @@ def test_padded_hidden_states_are_those_of_each_text_alone(architecture: str) ->
     padded = batch(backbone)
     assert padded.tokens.mask.sum() < padded.tokens.mask.numel()
     assert distance(backbone, padded, folder) < 1e-5
-    assert (padded.tokens.type_ids is not None) == (architecture in ("bert", "electra"))
+    assert (padded.tokens.type_ids is not None) == (tiny_encoders.ENCODERS[architecture][1] == "wordpiece")
 
 
 def test_in_bf16_they_are_near() -> None:
