@@ -38,7 +38,8 @@ def test_memory_of_groups(recipe: str) -> None:
         "Peak of resident memory over what was resident before the step.",
     )
     assert SMALL or plain_peaks[-1] / plain_peaks[0] > 4
-    assert SMALL or chunked_peaks[-1] / chunked_peaks[0] < 1.5
+    # the smallest group is one chunk, which keeps no gradients beside another's activations
+    assert SMALL or chunked_peaks[-1] / chunked_peaks[1] < 1.25
 
 
 def measure(recipe: str, size: int, chunk: int | None) -> dict[str, float]:
