@@ -22,7 +22,7 @@ from rerankkit.engine import collate, encode
 from rerankkit.protocols import Ask, Row
 from rerankkit.readers.stdlib_docs import StdlibDocs
 
-QUERIES, DOCUMENTS = (2, 10) if SMALL else (8, 100)
+QUERIES, DOCUMENTS = (2, 10) if SMALL else (4, 100)
 BATCH = 32
 ROUNDS = 3
 
