@@ -13,11 +13,13 @@ from pathlib import Path
 
 from rerankkit import convert
 from rerankkit.errors import InputError
-from rerankkit.folder_cache import Product, check_sha256, obtain, place_of
+from rerankkit.folder_cache import Product, check_sha256, glance, obtain, place_of
 from rerankkit.problems import did_you_mean
 
 PREFIX = "embedded:"
 _VERSION = 1  # of the conversions; raise it when any of them would write something else
+_checked: set[tuple[Path, str]] = set()
+"""Files that were hashed in this process, with their size and time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,10 @@ def embedded_model(name: str, verify: bool = False) -> Path:
     remedy = f"install it again: {model.install} --force-reinstall"
     converter = model.convert
     if converter is None:
-        check_sha256(source, model.sha256, remedy)
+        seen = (source, str(glance(source)))
+        if verify or seen not in _checked:  # a model is looked up for its config, weights, tokenizer and other files
+            check_sha256(source, model.sha256, remedy)
+            _checked.add(seen)
         return source.parent
 
     def make(folder: Path) -> None:

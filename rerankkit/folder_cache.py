@@ -130,7 +130,7 @@ def say(line: str) -> None:
 def _check_source_again(folder: Path, product: Product) -> None:
     """Hash the source if its size or time is not what was seen last: reading 100 MB at every start would be a waste."""
     manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-    seen = _glance(product.source)
+    seen = glance(product.source)
     if manifest.get("source") == seen:
         return
     check_sha256(product.source, product.sha256, product.remedy)
@@ -140,7 +140,7 @@ def _check_source_again(folder: Path, product: Product) -> None:
         note.replace(folder / MANIFEST)
 
 
-def _glance(source: Path) -> dict[str, int]:
+def glance(source: Path) -> dict[str, int]:
     status = source.stat()
     return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
@@ -195,7 +195,7 @@ def _write_manifest(folder: Path, product: Product) -> None:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
         _flush(path)
-    manifest = {"source": _glance(product.source), "source_sha256": product.sha256, "files": files}
+    manifest = {"source": glance(product.source), "source_sha256": product.sha256, "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
     _flush(folder / MANIFEST)
     _flush(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,13 +94,19 @@ def file_beside(name: str, revision: str | None, file: str) -> Path | None:
 
 def model_inputs(module: Any, tokens: Tokens) -> dict[str, Any]:
     """What a model's forward pass takes of some tokens; nothing is cached between passes."""
-    known = inspect.signature(module.forward).parameters
+    known = _accepted(type(module))  # type: ignore[arg-type]
     inputs: dict[str, Any] = {"input_ids": tokens.ids, "attention_mask": tokens.mask}
     if tokens.type_ids is not None and "token_type_ids" in known:
         inputs["token_type_ids"] = tokens.type_ids
     if "use_cache" in known:
         inputs["use_cache"] = False
     return inputs
+
+
+@functools.cache
+def _accepted(model_class: type) -> frozenset[str]:
+    """The arguments of a model's forward pass."""
+    return frozenset(inspect.signature(model_class.forward).parameters)  # type: ignore[attr-defined]
 
 
 def check_sources(name: str, lora: dict[str, Any] | None) -> Iterator[tuple[str, str]]:

@@ -105,9 +105,8 @@ class HFClassifier:
         if pad is None or pad < 0:
             return Hidden(last_token_logits(self._model, batch).unsqueeze(1))
         inputs = pretrained.model_inputs(self._model, batch.tokens)
-        inputs["input_ids"] = batch.tokens.ids.masked_fill(
-            batch.tokens.mask == 0, pad
-        )  # by which it finds the last one
+        # by the padding token's id, which is not always the tokenizer's, it finds each row's last token
+        inputs["input_ids"] = batch.tokens.ids.masked_fill(batch.tokens.mask == 0, pad)
         return Hidden(self.module(**inputs).logits.unsqueeze(1))
 
     def file(self, name: str) -> Path | None:
