@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from measuring import SMALL, interleaved, print_table
+from measuring import SMALL, interleaved, matrix_product_rate, print_table
 from sentence_transformers import CrossEncoder
 
 from rerankkit.embedded import embedded_model
@@ -74,17 +74,7 @@ def same_order(given: Pairs, one: torch.Tensor, other: torch.Tensor) -> float:
 
 def fast_in_bf16() -> bool:
     """Whether this CPU multiplies matrices three times as fast in bf16 as in fp32."""
-    import time
-
-    def once(dtype: torch.dtype) -> float:
-        left, right = torch.randn(2048, 1024, dtype=dtype), torch.randn(1024, 1024, dtype=dtype)
-        left @ right
-        start = time.perf_counter()
-        for _ in range(10):
-            left @ right
-        return time.perf_counter() - start
-
-    return once(torch.float32) / once(torch.bfloat16) > 3
+    return matrix_product_rate(torch.bfloat16) > 3 * matrix_product_rate(torch.float32)
 
 
 @cache

@@ -7,7 +7,6 @@ AutoModelForCausalLM, and looks at two of them. Every row below starts from the 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from measuring import SMALL, interleaved, print_table
+from measuring import SMALL, interleaved, matrix_product_rate, print_table
 
 from rerankkit import engine
 from rerankkit.backbones.hf_causal import HFCausal, hf_causal
@@ -206,15 +205,3 @@ def count(parts: Parts, group: Group) -> tuple[int, int]:
 def prompt_lengths(parts: Parts, group: Group) -> str:
     lengths = [len(row.ids) for row in rows_of(parts, group)]
     return f"{min(lengths)} to {max(lengths)} tokens, {statistics.mean(lengths):.0f} on average"
-
-
-def matrix_product_rate(dtype: torch.dtype) -> float:
-    """GFLOP/s of a product such as those of a model's layers."""
-    size = 256 if SMALL else 1024
-    a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
-    times = []
-    for _ in range(10):
-        start = time.perf_counter()
-        a @ b
-        times.append(time.perf_counter() - start)
-    return 2 * size**3 / statistics.median(times) / 1e9

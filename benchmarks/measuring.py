@@ -101,6 +101,20 @@ class PeakMemory:
             self.peak = max(self.peak, process.memory_info().rss)
 
 
+def matrix_product_rate(dtype: Any) -> float:
+    """GFLOP/s of a product such as those of a model's layers."""
+    import torch  # slow to import, and not every benchmark needs it
+
+    size = 256 if SMALL else 1024
+    a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / statistics.median(times) / 1e9
+
+
 def machine() -> str:
     """Date, CPU, threads, load and versions, in one line."""
     packages = ("torch", "transformers", "peft")
