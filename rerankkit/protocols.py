@@ -76,10 +76,16 @@ class Ask:
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Text with a role: `fixed` is the prompt's own and never cut; `query` and `document` are a user's, so they may
-    be cut and can never become a special token."""
+    be cut and can never become a special token. Each `document` piece is one document, cut by itself.
+
+    Args:
+        scored: Which of the asked documents, by number, the likelihood of this text speaks for; None for text that the
+            model only reads.
+    """
 
     text: str
     role: Role
+    scored: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +96,19 @@ class Prompt:
         add_special_tokens: Whether the tokenizer adds its own (such as BOS); False where the pieces hold them already,
             as after a chat template.
         second: Position of the piece that begins the second text; None where all pieces are one text.
+        answer: Position of the piece that begins what the model itself is taken to have written, which the decoder of
+            an encoder-decoder reads; None where it has written nothing.
+        labels: What each asked document is called in the prompt, such as "A" or "[1]"; empty where they have no names.
+        choices: How the model would go on to name each asked document, to the letter and one token each; empty where
+            no single token does.
     """
 
     pieces: tuple[Piece, ...]
     add_special_tokens: bool = True
     second: int | None = None
+    answer: int | None = None
+    labels: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -106,6 +120,10 @@ class Row:
         shared: Tokens that the prompts of a group have in common and that are computed once: the beginning of one
             sequence or, where query and document are read apart, the query's own sequence.
         type_ids: Which of a pair's two texts each token of `ids` belongs to, where the tokenizer tells.
+        scored: For each token of `ids`, which of the asked documents its likelihood speaks for, -1 for none; None where
+            no token's likelihood is asked.
+        labels: What each asked document is called in the prompt.
+        choices: The token that would name each asked document in the answer.
         cut_query: How many tokens of the query were left out.
         cut_document: How many tokens of the document were left out.
     """
@@ -114,6 +132,9 @@ class Row:
     roles: list[Role]
     shared: tuple[int, ...] = ()
     type_ids: list[int] | None = None
+    scored: list[int] | None = None
+    labels: tuple[str, ...] = ()
+    choices: tuple[int, ...] = ()
     cut_query: int = 0
     cut_document: int = 0
 
@@ -153,6 +174,9 @@ class Batch:
         answer: Position, in each row of `tokens`, whose hidden state gives the answer. [rows]
         shared: What rows share, each distinct one once; None when nothing is shared.
         shared_of: Which row of `shared` each row goes with. [rows]
+        scored: Which of the asked documents each token's likelihood speaks for, -1 for none. [rows, length]
+        choices: The token that would name each asked document in the answer, -1 where a row asks for fewer documents
+            than others. [rows, docs asked]
         place: Where each score belongs in the flattened [groups * docs] matrix, for training. [rows, docs asked]
         labels: [groups, docs], for training; [groups, groups * docs] with in-batch negatives.
         mask: Which scores exist, shaped like `labels`.
@@ -162,6 +186,8 @@ class Batch:
     answer: torch.Tensor
     shared: Tokens | None = None
     shared_of: torch.Tensor | None = None
+    scored: torch.Tensor | None = None
+    choices: torch.Tensor | None = None
     place: torch.Tensor | None = None
     labels: torch.Tensor | None = None
     mask: torch.Tensor | None = None
@@ -178,8 +204,10 @@ class Batch:
             if not all_shared:
                 needed, shared_of = shared_of.unique(return_inverse=True)
                 shared = shared.take(needed)
-        place = None if self.place is None else self.place[rows]
-        return Batch(self.tokens.take(rows), self.answer[rows], shared, shared_of, place)
+        tokens = self.tokens.take(rows)
+        place, scored, choices = (t if t is None else t[rows] for t in (self.place, self.scored, self.choices))
+        scored = None if scored is None else scored[:, : tokens.ids.shape[1]]
+        return Batch(tokens, self.answer[rows], shared, shared_of, scored, choices, place)
 
 
 @dataclass(slots=True)
@@ -267,6 +295,14 @@ class LanguageModel(Protocol):
 
 
 @runtime_checkable
+class Writer(Protocol):
+    """What a backbone adds to `Backbone` where it can write an answer: the tokens that it goes on with after each row,
+    always the likeliest one, without those that end the answer. No row has anything `shared` that is a prefix."""
+
+    def write(self, batch: Batch, max_new_tokens: int) -> list[list[int]]: ...
+
+
+@runtime_checkable
 class Head(Protocol):
     """Reads scores off hidden states. `module` holds its weights, None where it has none."""
 
@@ -275,6 +311,36 @@ class Head(Protocol):
     def bind(self, backbone: Backbone) -> None: ...
 
     def score(self, hidden: Hidden, batch: Batch) -> torch.Tensor: ...  # [rows, docs asked], float32
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was made of an answer that a model wrote.
+
+    Args:
+        scores: One for each asked document.
+        faults: How often each kind of fault was found, such as {"missing": 2}; empty where the answer was as asked.
+    """
+
+    scores: list[float]
+    faults: dict[str, int]
+
+
+@runtime_checkable
+class AnswerReader(Protocol):
+    """What a head adds to `Head` that ranks by what the model writes; `score` is then for training alone."""
+
+    max_new_tokens: int
+
+    def read(self, answer: str, labels: Sequence[str]) -> Reading: ...
+
+
+@runtime_checkable
+class Taught(Protocol):
+    """What a head adds to `Head` that learns to write the right answer: the text that is put behind a prompt in
+    training, given what its documents are called and their labels."""
+
+    def target(self, labels: Sequence[str], relevance: Sequence[float], end: str) -> tuple[Piece, ...]: ...
 
 
 @runtime_checkable
