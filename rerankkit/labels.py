@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 from rerankkit import templates
 from rerankkit.errors import InputError
@@ -13,7 +14,7 @@ from rerankkit.protocols import Piece
 
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVW")  # T5 has no single tokens for "X" and "Y"
 _PLAIN = re.compile(r"[\s -~]*", re.ASCII)
-_ROUND = {("[", "]"): "()", ("(", ")"): "[]"}
+_BRACKETS = {("[", "]"): "()", ("(", ")"): "[]"}  # those of a label, and those that a user's own is given
 
 
 def labels_of(labels: Sequence[str], count: int, part: str) -> tuple[str, ...]:
@@ -46,11 +47,20 @@ def problems(labels: Sequence[str], argument: str = "labels") -> Iterator[tuple[
             yield argument, f"{label!r} stands for {labels.count(label)} documents; give each its own"
 
 
+def as_written(labels: Sequence[str], template: str) -> tuple[str, ...]:
+    """Labels with the brackets that a template puts directly around them, as an answer is to write them."""
+    for (before, field), (after, _) in pairwise(templates.split(template)):
+        if field == "label" and (before[-1:], after[:1]) in _BRACKETS:
+            return tuple(before[-1] + label + after[0] for label in labels)
+    return tuple(labels)
+
+
 def answers_of(answers: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
     """How the model would go on to name each document: the first of a list, or a template of its label."""
     if not isinstance(answers, str):
         return tuple(answers[: len(labels)])
-    return tuple("".join(p.text for p in templates.fill(answers, _label(label))) for label in labels if answers)
+    filled = (templates.fill(answers, {"label": [Piece(label, "fixed")]}) for label in labels if answers)
+    return tuple("".join(piece.text for piece in pieces) for pieces in filled)
 
 
 def answer_problems(answers: Sequence[str], labels: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -63,10 +73,6 @@ def answer_problems(answers: Sequence[str], labels: Sequence[str]) -> Iterator[t
         count = len(LETTERS) if labels == "letters" else len(labels)
         if labels != "numbers" and count != len(answers):
             yield "answers", f"{len(answers)} answers for {count} labels; give one for each"
-
-
-def _label(label: str) -> dict[str, list[Piece]]:
-    return {"label": [Piece(label, "fixed")]}
 
 
 def neutral(text: str, template: str, labels: Sequence[str]) -> str:
@@ -100,12 +106,12 @@ def _patterns(template: str, labels: str | tuple[str, ...]) -> tuple[tuple[re.Pa
     known = LETTERS if labels == "letters" else labels
     longest_first = sorted({_folded(label)[0] for label in known}, key=len, reverse=True)
     names = r"\d+" if labels == "numbers" else "|".join(map(re.escape, longest_first))
-    parts, found = templates.split(template), []
-    for (before, field), (after, _) in zip(parts, parts[1:], strict=False):
+    found = []
+    for (before, field), (after, _) in pairwise(templates.split(template)):
         if field != "label":
             continue
         before, after = before.rpartition("\n")[2].rstrip(), after.lstrip()
-        brackets = _ROUND.get((before[-1:], after[:1]))
+        brackets = _BRACKETS.get((before[-1:], after[:1]))
         if brackets:
             pattern = rf"(?P<label>{re.escape(before[-1])}\s*(?:{names})\s*{re.escape(after[0])})"
         else:

@@ -9,7 +9,7 @@ from typing import Any
 from rerankkit import templates
 from rerankkit.chat import conversation
 from rerankkit.errors import InputError
-from rerankkit.labels import labels_of, neutral
+from rerankkit.labels import as_written, labels_of, neutral
 from rerankkit.protocols import Ask, Piece, Prompt
 from rerankkit.registry import registry
 
@@ -37,7 +37,9 @@ class Conversation:
         answer_prefix: Text that the model's answer is taken to begin with.
     """
 
-    system: str = "You are RankGPT, an intelligent assistant that can rank passages based on their relevancy to the query."
+    system: str = (
+        "You are RankGPT, an intelligent assistant that can rank passages based on their relevancy to the query."
+    )
     opening: str = (
         "I will provide you with {num} passages, each indicated by number identifier []. \n"
         "Rank the passages based on their relevance to query: {query}."
@@ -96,4 +98,4 @@ class Conversation:
         answer = len(pieces) if self.answer_prefix else None
         if self.answer_prefix:
             pieces.append(Piece(self.answer_prefix, "fixed"))
-        return Prompt(tuple(pieces), add_special_tokens=False, answer=answer, labels=labels)
+        return Prompt(tuple(pieces), add_special_tokens=False, answer=answer, labels=as_written(labels, self.passage))

@@ -92,8 +92,13 @@ class Documents:
         answer = len(pieces) if self.answer_prefix else None
         if self.answer_prefix:
             pieces.append(Piece(self.answer_prefix, "fixed"))
-        choices = names.answers_of(self.answers, labels)
-        return Prompt(tuple(pieces), add_special_tokens=not self.chat, answer=answer, labels=labels, choices=choices)
+        return Prompt(
+            tuple(pieces),
+            add_special_tokens=not self.chat,
+            answer=answer,
+            labels=names.as_written(labels, self.document),
+            choices=names.answers_of(self.answers, labels),
+        )
 
     def _neutral(self, text: str) -> str:
         return names.neutral(text, self.document, self.labels)
