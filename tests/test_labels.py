@@ -27,7 +27,7 @@ NUMBERED, LETTERED, JOINED = "[{label}] {document}", 'Passage {label}: "{documen
         ("[³] [③]", "(³) (③)"),
         ("[\u200b3]", "(\u200b3)"),  # a character without width
         ("[999]", "(999)"),
-        ("Search Query: x.\nRank the 2 passages above: [2] > [1]", "Search Query: x.\nRank the 2 passages above: (2) > (1)"),
+        ("Search Query: x.\nRank them: [2] > [1]", "Search Query: x.\nRank them: (2) > (1)"),
     ],
 )  # fmt: skip
 def test_a_number_in_brackets_is_no_label(text: str, expected: str) -> None:
@@ -62,7 +62,6 @@ def test_a_letter_written_as_the_prompt_writes_it_is_no_label(text: str, expecte
         ("Passage A**: x", "**Passage {label}**: {document}", "letters", "Passage (A)**: x"),
         ("text #2: x", "# {label}: {document}", "numbers", "text #(2): x"),
         ("Größe II: x", "GRÖSSE {label}: {document}", ["I", "II"], "Größe (II): x"),
-        ("a [1] b, end 1.", "[{label}] {document} (end {label}.)", "numbers", "a (1) b, end 1."),
         ("a [1] b (end 1.)", "[{label}] {document} (end {label}.)", "numbers", "a (1) b (end (1).)"),
         ("Passage A:", "{document}", "letters", "Passage A:"),
         ("[A] [b] [1]", "[{label}]", ["A", "B"], "(A) (b) [1]"),

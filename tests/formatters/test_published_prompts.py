@@ -146,16 +146,16 @@ def test_listwise_in_one_text() -> None:
     template = (
         "This is RankGPT, an intelligent assistant that can rank passages based on their relevancy to the query.\n\n"
         "The following are {num} passages, each indicated by number identifier []. I can rank them based on their "
-        "relevance to query: {query}\n\n{documents}\n\nThe search query is: {query}I will rank the {num} passages above "
-        "based on their relevance to the search query. The passages will be listed in descending order using "
+        "relevance to query: {query}\n\n{documents}\n\nThe search query is: {query}I will rank the {num} passages "
+        "above based on their relevance to the search query. The passages will be listed in descending order using "
         "identifiers, and the most relevant passages should be listed first, and the output format should be [] > [] > "
         "etc, e.g., [1] > [2] > etc.\n\nThe ranking results of the {num} passages (only identifiers) is:"
     )
     made = prompt(Documents(template, "[{label}] {document}", labels="numbers"), 1, 3, 0)
     assert text(made) == (
         "This is RankGPT, an intelligent assistant that can rank passages based on their relevancy to the query.\n\n"
-        "The following are 3 passages, each indicated by number identifier []. I can rank them based on their relevance "
-        "to query: what is {x}\n\n[1] a second one\n\n[2] 4\n\n[3] the first\n\nThe search query is: what is {x}I will "
+        "The following are 3 passages, each indicated by number identifier []. I can rank them based on their "
+        "relevance to query: what is {x}\n\n[1] a second one\n\n[2] 4\n\n[3] the first\n\nThe search query is: what is {x}I will "
         "rank the 3 passages above based on their relevance to the search query. The passages will be listed in "
         "descending order using identifiers, and the most relevant passages should be listed first, and the output "
         "format should be [] > [] > etc, e.g., [1] > [2] > etc.\n\nThe ranking results of the 3 passages (only "
@@ -293,7 +293,7 @@ def test_prompts_that_are_often_handed_on_without_their_source() -> None:
     )
     one_turn = Documents(listwise + "\n\n{documents}", "[{label}] {document}", labels="numbers")
     assert text(prompt(one_turn, 3, 0)) == (
-        "I will provide you with 2 passages, each indicated by number identifier []. \nRank the passages based on their "
-        "relevance to query: what is {x}.\n\n[1] 4\n\n[2] the first"
+        "I will provide you with 2 passages, each indicated by number identifier []. \nRank the passages based on "
+        "their relevance to query: what is {x}.\n\n[1] 4\n\n[2] the first"
     )
     assert Conversation().opening == listwise
