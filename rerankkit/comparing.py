@@ -73,8 +73,8 @@ def _elected(docs: Asked, orders: Sequence[Asked], scores: Scores) -> int:
     """The document that most orders favour; of equal ones that with the higher scores in all, then the first."""
     votes, total = dict.fromkeys(docs, 0), dict.fromkeys(docs, 0.0)
     for order, values in zip(orders, scores, strict=True):
-        votes[order[values.index(max(values))]] += 1
         for position, value in zip(order, values, strict=True):
+            votes[position] += value == max(values)
             total[position] += value
     return max(docs, key=lambda position: (votes[position], total[position]))
 

@@ -77,7 +77,6 @@ def _agreed(docs: Asked, orders: list[Asked], scores: Scores) -> list[int]:
     """The documents by the sum of their ranks in all orders; equal ones as they stand."""
     ranks = dict.fromkeys(docs, 0)
     for order, values in zip(orders, scores, strict=True):
-        best_first = sorted(range(len(order)), key=lambda place: -values[place])
-        for rank, place in enumerate(best_first):
-            ranks[order[place]] += rank
+        for position, value in zip(order, values, strict=True):
+            ranks[position] += sum(other > value for other in values)
     return sorted(docs, key=lambda position: ranks[position])
