@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerankkit.errors import InputError
-from rerankkit.labels import answer_problems, answers_of, as_written, labels_of, neutral, problems
+from rerankkit.labels import answer_problems, answers_of, labels_of, neutral, problems
 
 NUMBERED, LETTERED, JOINED = "[{label}] {document}", 'Passage {label}: "{document}"', "Document{label}: {document}"
 
@@ -110,13 +110,6 @@ def test_labels_are_letters_numbers_or_those_of_a_list() -> None:
     assert labels_of(["0", "1"], 1, "x.v1") == ("0",)
     with pytest.raises(InputError, match="x.v1 has 23 labels, but the strategy asks for 24 documents at once"):
         labels_of("letters", 24, "x.v1")
-
-
-def test_labels_are_written_with_the_brackets_around_them() -> None:
-    assert as_written(("1", "2"), NUMBERED) == ("[1]", "[2]")
-    assert as_written(("A", "B"), "({label}): {document}") == ("(A)", "(B)")
-    assert as_written(("A", "B"), LETTERED) == ("A", "B")
-    assert as_written(("A",), "{document}") == ("A",)
 
 
 def test_answers_are_a_template_or_a_list() -> None:

@@ -155,13 +155,14 @@ def test_listwise_in_one_text() -> None:
     assert text(made) == (
         "This is RankGPT, an intelligent assistant that can rank passages based on their relevancy to the query.\n\n"
         "The following are 3 passages, each indicated by number identifier []. I can rank them based on their "
-        "relevance to query: what is {x}\n\n[1] a second one\n\n[2] 4\n\n[3] the first\n\nThe search query is: what is {x}I will "
+        "relevance to query: what is {x}\n\n[1] a second one\n\n[2] 4\n\n[3] the first\n\nThe search query is: what is "
+        "{x}I will "
         "rank the 3 passages above based on their relevance to the search query. The passages will be listed in "
         "descending order using identifiers, and the most relevant passages should be listed first, and the output "
         "format should be [] > [] > etc, e.g., [1] > [2] > etc.\n\nThe ranking results of the 3 passages (only "
         "identifiers) is:"
     )
-    assert made.labels == ("[1]", "[2]", "[3]")
+    assert made.labels == ("1", "2", "3")
 
 
 def test_listwise_as_a_conversation() -> None:
@@ -182,7 +183,7 @@ def test_listwise_as_a_conversation() -> None:
         "results, do not say any word or explain.<|im_end|>\n"
         "<|im_start|>assistant\n<think>\n\n</think>\n\n"
     )
-    assert made.labels == ("[1]", "[2]") and not made.add_special_tokens
+    assert made.labels == ("1", "2") and not made.add_special_tokens
 
 
 def test_a_users_blanks_outlast_a_chat_template_that_trims() -> None:
@@ -276,7 +277,7 @@ Here are the documents:
 def test_rank_r1(recipe: str, system: str, turn: str) -> None:
     made = prompt(of_recipe(recipe), 1, 0)
     assert text(made) == f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{turn}<|im_end|>\n{THOUGHT}"
-    assert made.labels == ("[1]", "[2]") and made.choices == () and made.answer is None
+    assert made.labels == ("1", "2") and made.choices == () and made.answer is None
 
 
 def test_prompts_that_are_often_handed_on_without_their_source() -> None:
