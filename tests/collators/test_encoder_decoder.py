@@ -67,7 +67,7 @@ def test_documents_are_cut_alike_and_the_close_stays(lengths: list[int], query: 
     documents = [tiny.sentence(i, n) for i, n in enumerate(lengths)]
     asked = tiny.sentence(9, query)
     row = encode(prompt(asked, *documents, answer="Passage"), EncoderDecoderCollator(most, limit))
-    fixed = len(ids(BEFORE)) + len(ids(BETWEEN)) * len(lengths) + len(ids(BEHIND)) + 1
+    fixed = len(ids(BEFORE.strip())) + len(ids(BETWEEN.strip())) * len(lengths) + len(ids(BEHIND)) + 1
     wanted = [min(n, limit or n) for n in lengths]  # each word is one token
     room = most - fixed - query
     kept = [0] * len(wanted)  # a token for each document in turn, until none is left or wanted
