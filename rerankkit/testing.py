@@ -72,12 +72,15 @@ def check_head(factory: Callable[[], Any], backbone: Any = None) -> None:
     hidden = torch.randn(3, 6, width, generator=generator)
     late, query_of = isinstance(head, protocols.LateInteraction), torch.tensor([0, 1, 0])
     query_real = torch.tensor([[True] * 4, [True] * 2 + [False] * 2])
+    scored = torch.where(real & (torch.arange(6) > 1), 0, -1)  # for heads that are asked how likely a text is
+    choices = torch.tensor([[7, 8], [8, 9], [9, 7]])  # for those that choose among the documents of a prompt
     queries = torch.randn(2, 4, width, generator=generator)
 
     def batch_of(hidden: torch.Tensor, rows: list[int], queries: torch.Tensor) -> tuple[Hidden, Batch]:
         tokens = Tokens(real[rows].long(), real[rows].long(), compared=real[rows] if late else None)
         if not late:
-            return Hidden(hidden[rows]), Batch(tokens, answer=lengths[rows] - 1)
+            answer, given = lengths[rows] - 1, (scored[rows], choices[rows])
+            return Hidden(hidden[rows]), Batch(tokens, answer, None, None, *given)
         shared = Tokens(query_real.long(), query_real.long(), compared=query_real)
         return Hidden(hidden[rows], queries), Batch(tokens, lengths[rows] - 1, shared, query_of[rows])
 
@@ -170,8 +173,8 @@ def stand_in_backbone(width: int = 16) -> Any:
     module: Any = torch.nn.Embedding(1000, width)
     module.config = SimpleNamespace(hidden_size=width)
 
-    def vocabulary(token_ids: list[int]) -> Vocabulary:
-        return Vocabulary(rows=module.weight[token_ids])
+    def vocabulary(token_ids: list[int] | None = None) -> Vocabulary:
+        return Vocabulary(rows=module.weight[slice(None) if token_ids is None else token_ids])
 
     return SimpleNamespace(tokenizer=StandInTokenizer(), module=module, shares_prefix=False, vocabulary=vocabulary)
 

@@ -125,10 +125,11 @@ class HFCausal:
         )
         return Hidden(output.last_hidden_state)
 
-    def vocabulary(self, token_ids: Sequence[int]) -> Vocabulary:
+    def vocabulary(self, token_ids: Sequence[int] | None = None) -> Vocabulary:
         vocabulary = causal_lm.output_rows(self.model, token_ids)
         if not self._vocabulary_checked:
-            causal_lm.check_vocabulary(self.name, self.model, token_ids, vocabulary)
+            some = range(8) if token_ids is None else token_ids
+            causal_lm.check_vocabulary(self.name, self.model, some, causal_lm.output_rows(self.model, some))
             self._vocabulary_checked = True
         return vocabulary
 
