@@ -99,8 +99,8 @@ def _transformers(checkpoint: Published) -> Settings:
         )
     if checkpoint.config.is_encoder_decoder:
         raise InputError(
-            f"{name} is a text-to-text model, and nothing in it says what to ask it; name it in a recipe such as monot5: "
-            f'Reranker.from_recipe("monot5", {{"model.backbone.name": "{name}"}})'
+            f"{name} is a text-to-text model, and nothing in it says what to ask it; name it in a recipe such as "
+            f'monot5: Reranker.from_recipe("monot5", {{"model.backbone.name": "{name}"}})'
         )
     raise InputError(
         f"{name} is no reranker: it has neither a classifier nor a projection for late interaction. Train a new head "
