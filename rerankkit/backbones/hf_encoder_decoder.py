@@ -102,11 +102,12 @@ class HFEncoderDecoder:
         )
         return Hidden(output.last_hidden_state)
 
-    def vocabulary(self, token_ids: Sequence[int]) -> Vocabulary:
+    def vocabulary(self, token_ids: Sequence[int] | None = None) -> Vocabulary:
         vocabulary = seq2seq.output_rows(self.model, token_ids)
         if not self._vocabulary_checked:
             start = self.tokenizer.decoder_start_token_id
-            seq2seq.check_vocabulary(self.name, self.model, start, token_ids, vocabulary)
+            some = range(8) if token_ids is None else token_ids
+            seq2seq.check_vocabulary(self.name, self.model, start, some, seq2seq.output_rows(self.model, some))
             self._vocabulary_checked = True
         return vocabulary
 

@@ -212,9 +212,7 @@ def test_rankzephyr() -> None:
         "included and listed using identifiers, in descending order of relevance. The output format should be [] > [], "
         "e.g., [2] > [1], Only respond with the ranking results, do not say any word or explain."
     )
-    system = (
-        "You are RankLLM, an intelligent assistant that can rank passages based on their relevancy to the query"
-    )
+    system = "You are RankLLM, an intelligent assistant that can rank passages based on their relevancy to the query"
     made = prompt(of_recipe("rankzephyr"), 1, 0, 3)
     assert text(made) == f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{turn}<|im_end|>\n{THOUGHT}"
     assert made.answer is None and made.choices == ()
