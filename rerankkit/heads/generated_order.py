@@ -26,21 +26,21 @@ class GeneratedOrder:
         @heads = "generated_order.v1"
         max_new_tokens = 32
         pattern = "<answer>(.*?)</answer>"
-        taught = "<answer>{answer}</answer>"
+        taught = "<answer>[{label}]</answer>"
         one = true
 
     Args:
         max_new_tokens: Where an answer is broken off; the order of 20 is about 100 tokens, and 129 where each
             character is one.
         pattern: A regular expression whose first group holds the answer; empty where all that is written is one.
-        taught: What the model learns to write around the answer, whose labels are joined by " > ".
+        taught: How the model learns to name a document; several are joined by " > ".
         one: The answer is the one best document, as setwise prompts ask; the first one named counts.
 
     Source: Sun et al. 2023, "Is ChatGPT Good at Search?", arXiv 2304.09542.
     """
 
     def __init__(
-        self, max_new_tokens: int = 144, pattern: str = "", taught: str = "{answer}", one: bool = False
+        self, max_new_tokens: int = 144, pattern: str = "", taught: str = "[{label}]", one: bool = False
     ) -> None:
         for argument, message in self.check(max_new_tokens, pattern, taught):
             raise InputError(f"generated_order.v1, {argument}: {message}")
@@ -48,7 +48,7 @@ class GeneratedOrder:
         self.module: Any = None
 
     @staticmethod
-    def check(max_new_tokens: int = 144, pattern: str = "", taught: str = "{answer}") -> Iterator[tuple[str, str]]:
+    def check(max_new_tokens: int = 144, pattern: str = "", taught: str = "[{label}]") -> Iterator[tuple[str, str]]:
         """Say what makes no sense without building anything."""
         if max_new_tokens < 1:
             yield "max_new_tokens", f"must be at least 1, got {max_new_tokens}"
@@ -80,9 +80,8 @@ class GeneratedOrder:
 
     def target(self, labels: Sequence[str], relevance: Sequence[float], end: str) -> tuple[Piece, ...]:
         order = sorted(range(len(labels)), key=lambda number: -relevance[number])[: 1 if self.one else None]
-        before, _, after = self.taught.partition("{answer}")
-        texts = [before + labels[order[0]], *(f" > {labels[number]}" for number in order[1:])]
-        texts[-1] += after
+        names = [self.taught.replace("{label}", labels[number]) for number in order]
+        texts = [names[0], *(f" > {name}" for name in names[1:])]
         written = "".join(texts)
         if named(find_answer(self.pattern, written), labels, self.one) != order:
             raise InputError(

@@ -103,7 +103,7 @@ def test_labels_that_cannot_be_read_are_refused() -> None:
         ("max_new_tokens", 0, "must be at least 1"),
         ("pattern", "<answer>.*</answer>", "has no group"),
         ("pattern", "(", "is no regular expression"),
-        ("taught", "[answer]", "must contain {answer} once, found 0 times"),
+        ("taught", "[label]", "must contain {label} once, found 0 times"),
     ],
 )
 def test_what_makes_no_sense_is_refused(argument: str, value: object, message: str) -> None:
@@ -113,22 +113,22 @@ def test_what_makes_no_sense_is_refused(argument: str, value: object, message: s
 
 
 def test_the_order_by_labels_is_taught() -> None:
-    pieces = GeneratedOrder().target(NUMBERS, [0.0, 2.0, 0.0, 3.0], "<|im_end|>")
+    pieces = GeneratedOrder().target(BARE, [0.0, 2.0, 0.0, 3.0], "<|im_end|>")
     assert "".join(piece.text for piece in pieces) == "[4] > [2] > [1] > [3]<|im_end|>"
     assert [piece.scored for piece in pieces] == [3, 1, 0, 2, 2]
     assert {piece.role for piece in pieces} == {"fixed"}
-    one = GeneratedOrder(one=True, pattern=ANSWER, taught="<answer>{answer}</answer>")
-    pieces = one.target(NUMBERS, [0.0, 2.0, 0.0, 2.0], "</s>")
+    one = GeneratedOrder(one=True, pattern=ANSWER, taught="<answer>[{label}]</answer>")
+    pieces = one.target(BARE, [0.0, 2.0, 0.0, 2.0], "</s>")
     assert [(piece.text, piece.scored) for piece in pieces] == [("<answer>[2]</answer>", 1), ("</s>", 1)]
-    letters = GeneratedOrder(one=True, taught=" {answer}").target(LETTERS, [0, 0, 1, 0], ".")
+    letters = GeneratedOrder(one=True, taught=" {label}").target(LETTERS, [0, 0, 1, 0], ".")
     assert [piece.text for piece in letters] == [" C", "."]
 
 
 def test_what_is_taught_can_be_read() -> None:
     with pytest.raises(InputError, match=r"would learn to write '\[2\]', and that is not read"):
-        GeneratedOrder(one=True, pattern=ANSWER).target(NUMBERS, [0.0, 1.0, 0.0, 0.0], "")
-    with pytest.raises(InputError, match=r"'1\.\[2\]'"):
-        GeneratedOrder(one=True, taught="1.{answer}").target(NUMBERS, [0.0, 1.0, 0.0, 0.0], "")
+        GeneratedOrder(one=True, pattern=ANSWER).target(BARE, [0.0, 1.0, 0.0, 0.0], "")
+    with pytest.raises(InputError, match=r"'1\.2'"):
+        GeneratedOrder(one=True, taught="1.{label}").target(BARE, [0.0, 1.0, 0.0, 0.0], "")
 
 
 @pytest.mark.parametrize("one", [False, True])
@@ -150,7 +150,7 @@ def test_the_likelihood_of_each_name_is_read_off_all_logits(architecture: str, l
             length = int((ids != 0).sum())
             text = of.backbone.tokenizer.decode(ids[:length])
             ideal = sorted(docs, key=lambda i: -(groups[group].labels or [])[i])
-            names = [str(docs.index(i) + 1) for i in ideal]
+            names = [f"[{docs.index(i) + 1}]" for i in ideal]
             assert text.endswith("Answer:" + (names[0] if one else " > ".join(names)) + "<|im_end|>")
             every = of.backbone.module(input_ids=ids[None, :length]).logits[0].log_softmax(-1)
             for place in range(1, length):
@@ -162,7 +162,7 @@ def test_the_likelihood_of_each_name_is_read_off_all_logits(architecture: str, l
 
 def test_twenty_documents_are_named_within_the_default() -> None:
     words = tiny.tokenizer()  # to which each of these characters is a token
-    labels = [f"[{i + 1}]" for i in range(20)]
+    labels = [str(i + 1) for i in range(20)]
     pieces = GeneratedOrder().target(labels, [float(i) for i in range(20)], "<|im_end|>")
     written = "".join(piece.text for piece in pieces)
     assert len(words(written)["input_ids"]) == 129 <= GeneratedOrder().max_new_tokens
