@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -16,19 +19,51 @@ from rerankkit.collection import (
     read_queries,
 )
 from rerankkit.errors import InputError, RunError
-from rerankkit.evaluate import first_run, interpolate, prepare, run_of
+from rerankkit.evaluate import first_run, interpolate, prepare, reordered, run_of
 from rerankkit.progress import Bar
 from rerankkit.protocols import Group
 from rerankkit.recipe import build
 from rerankkit.reranker import Reranker
-from rerankkit.trec import Run, best_first, write_run
+from rerankkit.trec import Run, best_first, require_word, write_run
+
+logger = logging.getLogger("rerankkit")
+FirstStageOrder = Literal["given", "inverse", "random"]
 
 
 def file_groups(queries: Path, docs: Path, run: Path | None, top: int) -> list[Group]:
-    """The candidates of every query of a file: by a TREC run, else by BM25 over all documents."""
+    """The candidates of every query of a file: by a TREC run, else by BM25 over all documents. A query without one is
+    left out with a warning, as a run has no line for it."""
     asked, corpus = read_queries(queries), read_corpus(docs)
     found = candidates_from_run(run, corpus, asked, top) if run else candidates_from_bm25(corpus, asked, top)
-    return Collection(corpus, asked).groups(found, [qid for qid in asked if qid in found])
+    without = [qid for qid in asked if not found.get(qid)]
+    if len(without) == len(asked):
+        raise InputError(f"{docs}: no document has a word of any query of {queries}, so there is nothing to rank")
+    groups = Collection(corpus, asked).groups(found, [qid for qid in asked if found.get(qid)])
+    for group in groups:  # before the work, as the run could not be written after it
+        for name, what in ((group.qid, "the query id"), *((docid, "the document id") for docid in group.doc_ids or [])):
+            require_word(name, what)
+    if without:
+        source = f"{run} has no line" if run else "BM25 finds nothing"
+        logger.warning(
+            "%s for %d of %d queries, such as %r; they are left out", source, len(without), len(asked), without[0]
+        )
+    return groups
+
+
+def in_order(groups: Sequence[Group], order: FirstStageOrder, seed: int) -> list[Group]:
+    """The groups with their documents in the order that a strategy is to see, which may be another than the first
+    stage's; its scores stay with the documents."""
+    if order == "given":
+        return list(groups)
+    if any(group.first_scores is None for group in groups):
+        raise InputError(f"--first-stage-order {order}: this data has no first stage whose order could be changed")
+    found = []
+    for group in groups:
+        positions = list(range(len(group.docs)))[::-1]
+        if order == "random":
+            random.Random(f"{seed} {group.qid}").shuffle(positions)  # whichever other queries there are
+        found.append(reordered(group, positions))
+    return found
 
 
 def live_group(query: str, docs: Path, top: int) -> list[Group]:
@@ -74,19 +109,20 @@ def rerank(reranker: Reranker, groups: Sequence[Group], weight: float | None) ->
     return interpolate(run, first, weight)
 
 
-def write(run: Run, output: Path) -> None:
+def write(run: Run, output: Path, tag: str = "rerankkit") -> None:
     """Write a run whole or not at all."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{output}: its folder cannot be made: {error.strerror}") from error
-    write_run(run, output)
+    write_run(run, output, tag)
 
 
 def show(run: Run, groups: Sequence[Group], count: int) -> None:
     """Print the best documents of one query, with where the first stage had put them."""
     (group,) = prepare(groups)
-    ids = group.doc_ids or []
+    ids, first = group.doc_ids or [], group.first_scores or []
+    before = sorted(range(len(first)), key=lambda position: -first[position])
     table = Table(title=f"{group.query}", title_justify="left", show_lines=True)
     for column, justify in (("rank", "right"), ("was", "right"), ("score", "right"), ("document", "left")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
@@ -94,5 +130,7 @@ def show(run: Run, groups: Sequence[Group], count: int) -> None:
     for rank, docid in enumerate(best_first(scores)[:count], start=1):
         position = ids.index(docid)
         text = " ".join(group.docs[position].split())
-        table.add_row(str(rank), str(position + 1), f"{scores[docid]:.2f}", f"{docid}\n{text[:200]}", style=None)
+        table.add_row(
+            str(rank), str(before.index(position) + 1), f"{scores[docid]:.2f}", f"{docid}\n{text[:200]}", style=None
+        )
     Console().print(table)
