@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from rerankkit.errors import InputError, RunError
+from rerankkit.errors import InputError, Interrupted, RunError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 OVERRIDE = re.compile(r"--[^.=\s]+\.[^=\s]+(=.*)?", re.DOTALL)
@@ -50,6 +50,9 @@ def main() -> None:
             traceback.print_exc()
         print(f"error: {error}" if "\n" not in str(error) else error, file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        sys.exit(130)
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and end.code != 130:  # typer makes 130 of Ctrl-C, and says nothing
             raise
@@ -102,6 +105,8 @@ def rank(
     seed: Seed = 0,
     output: Annotated[Path | None, typer.Option(help="The TREC run to write.")] = None,
     tag: Annotated[str, typer.Option(help="The name of the system in the run's last column.")] = "rerankkit",
+    cache: Annotated[Path | None, typer.Option(help="Keep the model's answers here for later commands.")] = None,
+    costs: Annotated[Path | None, typer.Option(help="Write what each query cost as JSON.")] = None,
     interpolate: Annotated[float | None, typer.Option(help="Weight of the reranker beside the first stage.")] = None,
     show: Annotated[int, typer.Option(min=1, help="How many documents of a --query are shown.")] = 5,
     code: Code = None,
@@ -109,14 +114,17 @@ def rank(
 ) -> None:
     """Rank documents for one query, or for a file of queries into a TREC run.
 
-    A query without a candidate is left out with a warning. Any value of the recipe can be given, such as the tokens of
+    A query without a candidate is left out with a warning. Answers are kept in OUTPUT.answers until the run is written:
+    after an interrupt the same command goes on from there. Any value of the recipe can be given, such as the tokens of
     a document that the model reads: --model.collator.document_max_length 128 --model.collator.query_max_length 32
     """
     overrides = _overrides(context)
     if query is None and (queries is None or docs is None or output is None):
         raise InputError("give --query TEXT, or --queries FILE, --docs FILE and --output FILE")
-    if query is not None and (queries or run or output):
-        raise InputError("--query shows one ranking: leave --queries, --run and --output out, or leave --query out")
+    if query is not None and (queries or run or output or cache or costs):
+        raise InputError(
+            "--query shows one ranking: leave --queries, --run, --output, --cache and --costs out, or leave --query out"
+        )
     from rerankkit import ranking
 
     ranking.check_weight(interpolate)
@@ -127,10 +135,13 @@ def rank(
         ranking.show(ranking.rerank(reranker, groups, interpolate), groups, show)
     elif queries is not None and docs is not None and output is not None:
         ranking.require_word(tag, "--tag")
+        if costs is not None:
+            ranking.require_place(costs)
         groups = ranking.in_order(ranking.file_groups(queries, docs, run, top), first_stage_order, seed)
         reranker = _load(model, overrides, code, trust_code)
-        ranking.write(ranking.rerank(reranker, groups, interpolate), output, tag)
+        ranking.rank_into(output, reranker, groups, interpolate, tag, cache)
         typer.echo(f"wrote {output}")
+        ranking.report_costs(reranker, groups, costs)
 
 
 @app.command()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import random
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -18,13 +21,14 @@ from rerankkit.collection import (
     read_corpus,
     read_queries,
 )
-from rerankkit.errors import InputError, RunError
+from rerankkit.errors import InputError, Interrupted, RunError
 from rerankkit.evaluate import first_run, interpolate, prepare, reordered, run_of
 from rerankkit.progress import Bar
 from rerankkit.protocols import Group
 from rerankkit.recipe import build
 from rerankkit.reranker import Reranker
-from rerankkit.trec import Run, best_first, require_word, write_run
+from rerankkit.score_cache import ScoreCache
+from rerankkit.trec import Run, best_first, require_word, write_run, write_whole
 
 logger = logging.getLogger("rerankkit")
 FirstStageOrder = Literal["given", "inverse", "random"]
@@ -95,12 +99,12 @@ def check_weight(weight: float | None) -> None:
         raise InputError(f"--interpolate {weight}: expected a weight between 0 and 1")
 
 
-def rerank(reranker: Reranker, groups: Sequence[Group], weight: float | None) -> Run:
+def rerank(reranker: Reranker, groups: Sequence[Group], weight: float | None, cache: ScoreCache | None = None) -> Run:
     """The reranker's run over prepared or first-stage groups, interpolated with the first stage where asked."""
     groups = prepare(groups)
     with Bar("ranking") as bar:
         bar.start(len(groups))
-        run = run_of(groups, reranker.rank_groups(groups, finished=bar.advance))
+        run = run_of(groups, reranker.rank_groups(groups, finished=bar.advance, cache=cache))
     if weight is None:
         return run
     first = first_run(groups)
@@ -109,13 +113,54 @@ def rerank(reranker: Reranker, groups: Sequence[Group], weight: float | None) ->
     return interpolate(run, first, weight)
 
 
-def write(run: Run, output: Path, tag: str = "rerankkit") -> None:
-    """Write a run whole or not at all."""
+def rank_into(
+    output: Path, reranker: Reranker, groups: Sequence[Group], weight: float | None, tag: str, kept: Path | None
+) -> None:
+    """Rank into a run. Every answer of the model is kept in a file until the run is written, so that the same command
+    goes on after an interrupt.
+
+    Args:
+        kept: A file of answers that stays; else one beside the output, which goes when the run is there.
+    """
+    path = kept or output.with_name(f"{output.name}.answers")
+    for file in (output, path):
+        require_place(file)
+    if path.exists():
+        logger.info("going on from the answers in %s", path)
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{output}: its folder cannot be made: {error.strerror}") from error
+        with contextlib.closing(ScoreCache(path)) as cache:
+            run = rerank(reranker, groups, weight, cache)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; the same command goes on from the answers in {path}") from None
     write_run(run, output, tag)
+    if kept is None:
+        path.unlink()
+    if reranker.costs.cached:
+        logger.info("%d answers were at hand, %d prompts were asked", reranker.costs.cached, reranker.costs.prompts)
+
+
+def report_costs(reranker: Reranker, groups: Sequence[Group], file: Path | None) -> None:
+    """What ranking cost: to a file where asked, and to a terminal."""
+    if file is not None:
+        write_whole(file, [json.dumps(reranker.bill.as_dict([group.qid for group in groups]), indent=1), "\n"])
+    if sys.stdout.isatty():
+        Console(stderr=True).print(reranker.bill.table())
+
+
+def require_place(file: Path) -> None:
+    """Refuse a file that could not be written, before the work; its folder is made."""
+    if file.is_dir():
+        raise InputError(f"{file} is a folder; give the name of a file")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{file}: its folder cannot be made: {error.strerror}") from error
+
+
+def write(run: Run, output: Path) -> None:
+    """Write a run whole or not at all."""
+    require_place(output)
+    write_run(run, output)
 
 
 def show(run: Run, groups: Sequence[Group], count: int) -> None:
