@@ -14,7 +14,7 @@ from rerankkit.protocols import Piece
 
 LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVW")  # T5 has no single tokens for "X" and "Y"
 _PLAIN = re.compile(r"[\s -~]*", re.ASCII)
-_BRACKETS = {("[", "]"): "()", ("(", ")"): "[]"}  # those of a label, and those that a user's own is given
+_BRACKETS = {("[", "]"): ("(", ")"), ("(", ")"): ("[", "]")}  # those of a label, and those that a user's own is given
 
 
 def labels_of(labels: Sequence[str], count: int, part: str) -> tuple[str, ...]:
@@ -100,7 +100,9 @@ def _neutral(text: str, template: str, labels: str | tuple[str, ...]) -> str:
 
 
 @lru_cache(maxsize=64)
-def _patterns(template: str, labels: str | tuple[str, ...]) -> tuple[tuple[re.Pattern[str], str, bool], ...]:
+def _patterns(
+    template: str, labels: str | tuple[str, ...]
+) -> tuple[tuple[re.Pattern[str], tuple[str, str], bool], ...]:
     """For each label in a template: how it is found in a folded text, the brackets to put it in, and whether they
     replace brackets that are there."""
     known = LETTERS if labels == "letters" else labels
@@ -120,7 +122,7 @@ def _patterns(template: str, labels: str | tuple[str, ...]) -> tuple[tuple[re.Pa
             start = r"(?m:^)" if not word else r"(?<!\w)" + re.escape(word) if word[0].isalnum() else re.escape(word)
             end = rf"(?=\s*[{re.escape(_folded(marks)[0])}])" if marks else r"(?!\w)"
             pattern = rf"{start}\s*(?P<label>{names}){end}"
-        found.append((re.compile(pattern), brackets or "()", bool(brackets)))
+        found.append((re.compile(pattern), brackets or ("(", ")"), bool(brackets)))
     return tuple(found)
 
 

@@ -18,8 +18,8 @@ def faulty_patterns(pattern: str, taught: str) -> Iterator[tuple[str, str]]:
             yield "pattern", f"{pattern!r} has no group; put the part that is the answer into parentheses"
     except re.error as error:
         yield "pattern", f"{pattern!r} is no regular expression: {error}"
-    if taught.count("{answer}") != 1:
-        yield "taught", f"must contain {{answer}} once, found {taught.count('{answer}')} times"
+    if taught.count("{label}") != 1:
+        yield "taught", f"must contain {{label}} once, found {taught.count('{label}')} times"
 
 
 def find_answer(pattern: str, text: str) -> str | None:

@@ -124,7 +124,7 @@ class HFEncoderDecoder:
         """What the encoder makes of each row's prompt."""
         if batch.shared is None and state is None:
             raise InputError(
-                "hf_encoder_decoder.v1 needs prompts in two parts, one for its encoder and one for its decoder; use the "
+                "hf_encoder_decoder.v1 needs prompts in two parts, for its encoder and for its decoder; use the "
                 "collator encoder_decoder.v1"
             )
         if state is None:

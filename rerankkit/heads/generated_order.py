@@ -26,20 +26,21 @@ class GeneratedOrder:
         @heads = "generated_order.v1"
         max_new_tokens = 32
         pattern = "<answer>(.*?)</answer>"
-        taught = "<answer>{answer}</answer>"
+        taught = "<answer>[{label}]</answer>"
         one = true
 
     Args:
-        max_new_tokens: Where an answer is broken off; 20 numbers in brackets are about 100 tokens.
+        max_new_tokens: Where an answer is broken off; the order of 20 is about 100 tokens, and 129 where each
+            character is one.
         pattern: A regular expression whose first group holds the answer; empty where all that is written is one.
-        taught: What the model learns to write, around `{answer}`.
+        taught: How the model learns to name a document; several are joined by " > ".
         one: The answer is the one best document, as setwise prompts ask; the first one named counts.
 
     Source: Sun et al. 2023, "Is ChatGPT Good at Search?", arXiv 2304.09542.
     """
 
     def __init__(
-        self, max_new_tokens: int = 128, pattern: str = "", taught: str = "{answer}", one: bool = False
+        self, max_new_tokens: int = 144, pattern: str = "", taught: str = "[{label}]", one: bool = False
     ) -> None:
         for argument, message in self.check(max_new_tokens, pattern, taught):
             raise InputError(f"generated_order.v1, {argument}: {message}")
@@ -47,7 +48,7 @@ class GeneratedOrder:
         self.module: Any = None
 
     @staticmethod
-    def check(max_new_tokens: int = 128, pattern: str = "", taught: str = "{answer}") -> Iterator[tuple[str, str]]:
+    def check(max_new_tokens: int = 144, pattern: str = "", taught: str = "[{label}]") -> Iterator[tuple[str, str]]:
         """Say what makes no sense without building anything."""
         if max_new_tokens < 1:
             yield "max_new_tokens", f"must be at least 1, got {max_new_tokens}"
@@ -79,13 +80,13 @@ class GeneratedOrder:
 
     def target(self, labels: Sequence[str], relevance: Sequence[float], end: str) -> tuple[Piece, ...]:
         order = sorted(range(len(labels)), key=lambda number: -relevance[number])[: 1 if self.one else None]
-        before, _, after = self.taught.partition("{answer}")
-        texts = [before + labels[order[0]], *(f" > {labels[number]}" for number in order[1:])]
-        texts[-1] += after
-        if find_answer(self.pattern, "".join(texts)) is None:
+        names = [self.taught.replace("{label}", labels[number]) for number in order]
+        texts = [names[0], *(f" > {name}" for name in names[1:])]
+        written = "".join(texts)
+        if named(find_answer(self.pattern, written), labels, self.one) != order:
             raise InputError(
-                f"generated_order.v1, taught: {self.taught!r} is not what the pattern {self.pattern!r} finds an answer "
-                "in; write it as the answer is to be written, such as <answer>{answer}</answer>"
+                f"generated_order.v1, taught: the model would learn to write {written!r}, and that is not read as the "
+                f"documents' order with pattern = {self.pattern!r}; write in `taught` what is to be read"
             )
         pieces = [Piece(text, "fixed", scored=number) for text, number in zip(texts, order, strict=True)]
         return (*pieces, Piece(end, "fixed", scored=order[-1]))
@@ -94,7 +95,7 @@ class GeneratedOrder:
         """Log-likelihood of what names each document in the right answer, for training."""
         from rerankkit_kernels import sequence_logprob
 
-        assert batch.scored is not None and batch.place is not None
+        assert batch.scored is not None
         vocabulary = self._backbone.vocabulary()
         document = batch.scored[:, 1:]  # [rows, length - 1]
         each = sequence_logprob(
@@ -107,5 +108,6 @@ class GeneratedOrder:
             softcap=vocabulary.softcap,
             scale=vocabulary.scale,
         )
-        scores = each.new_zeros(batch.place.shape)
+        asked = int(batch.scored.max()) + 1 if batch.place is None else batch.place.shape[1]
+        scores = each.new_zeros(len(each), asked)
         return scores.scatter_add(1, document.clamp(min=0), each)  # [rows, docs asked]
