@@ -127,21 +127,17 @@ def rank(
         )
     from rerankkit import ranking
 
-    ranking.check_weight(interpolate)
+    ranking.check_options(interpolate, tag)
     if query is not None:
         group = ranking.live_group(query, docs, top) if docs else None
         reranker = _load(model, overrides, code, trust_code)
         groups = ranking.in_order(group or ranking.own_group(query, top, reranker), first_stage_order, seed)
         ranking.show(ranking.rerank(reranker, groups, interpolate), groups, show)
     elif queries is not None and docs is not None and output is not None:
-        ranking.require_word(tag, "--tag")
-        if costs is not None:
-            ranking.require_place(costs)
         groups = ranking.in_order(ranking.file_groups(queries, docs, run, top), first_stage_order, seed)
         reranker = _load(model, overrides, code, trust_code)
-        ranking.rank_into(output, reranker, groups, interpolate, tag, cache)
+        ranking.rank_into(output, reranker, groups, interpolate, tag, cache, costs)
         typer.echo(f"wrote {output}")
-        ranking.report_costs(reranker, groups, costs)
 
 
 @app.command()

@@ -93,8 +93,9 @@ def _best_of(query: str, corpus: dict[str, str], top: int) -> list[Group]:
     return Collection(corpus, {"query": query}).groups(found)
 
 
-def check_weight(weight: float | None) -> None:
-    """Refuse an interpolation weight that is none."""
+def check_options(weight: float | None, tag: str) -> None:
+    """Refuse an interpolation weight that is none, and a tag that cannot stand in a run."""
+    require_word(tag, "--tag")
     if weight is not None and not 0 <= weight <= 1:
         raise InputError(f"--interpolate {weight}: expected a weight between 0 and 1")
 
@@ -114,19 +115,24 @@ def rerank(reranker: Reranker, groups: Sequence[Group], weight: float | None, ca
 
 
 def rank_into(
-    output: Path, reranker: Reranker, groups: Sequence[Group], weight: float | None, tag: str, kept: Path | None
+    output: Path,
+    reranker: Reranker,
+    groups: Sequence[Group],
+    weight: float | None,
+    tag: str,
+    kept: Path | None,
+    costs: Path | None,
 ) -> None:
     """Rank into a run. Every answer of the model is kept in a file until the run is written, so that the same command
     goes on after an interrupt.
 
     Args:
         kept: A file of answers that stays; else one beside the output, which goes when the run is there.
+        costs: A file for what each query cost.
     """
     path = kept or output.with_name(f"{output.name}.answers")
-    for file in (output, path):
+    for file in (output, path, costs):
         require_place(file)
-    if path.exists():
-        logger.info("going on from the answers in %s", path)
     try:
         with contextlib.closing(ScoreCache(path)) as cache:
             run = rerank(reranker, groups, weight, cache)
@@ -136,19 +142,19 @@ def rank_into(
     if kept is None:
         path.unlink()
     if reranker.costs.cached:
-        logger.info("%d answers were at hand, %d prompts were asked", reranker.costs.cached, reranker.costs.prompts)
-
-
-def report_costs(reranker: Reranker, groups: Sequence[Group], file: Path | None) -> None:
-    """What ranking cost: to a file where asked, and to a terminal."""
-    if file is not None:
-        write_whole(file, [json.dumps(reranker.bill.as_dict([group.qid for group in groups]), indent=1), "\n"])
+        logger.info(
+            "%d answers were at hand in %s, %d prompts were asked", reranker.costs.cached, path, reranker.costs.prompts
+        )
+    if costs is not None:
+        write_whole(costs, [json.dumps(reranker.bill.as_dict([group.qid for group in groups]), indent=1), "\n"])
     if sys.stdout.isatty():
         Console(stderr=True).print(reranker.bill.table())
 
 
-def require_place(file: Path) -> None:
+def require_place(file: Path | None) -> None:
     """Refuse a file that could not be written, before the work; its folder is made."""
+    if file is None:
+        return
     if file.is_dir():
         raise InputError(f"{file} is a folder; give the name of a file")
     try:

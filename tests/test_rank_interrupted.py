@@ -83,11 +83,11 @@ def test_the_same_command_goes_on_after_an_interrupt(shell: Shell, command: list
     assert Path("out.trec.answers").exists() and not Path("out.trec").exists()
 
     code, _, err = shell(*command, "--output", "out.trec", "--costs", "rest.json")
-    assert code == 0 and "going on from the answers in out.trec.answers" in err, err
+    assert code == 0, err
     assert not list(Path().glob("out.trec.*"))
     rest = costs("rest.json")
     assert rest["prompts"] + rest["cached"] == QUERIES * DOCUMENTS and rest["cached"] >= 4 and rest["prompts"] > 0
-    assert f"{rest['cached']} answers were at hand, {rest['prompts']} prompts were asked" in err
+    assert f"{rest['cached']} answers were at hand in out.trec.answers, {rest['prompts']} prompts were asked" in err
 
     code, _, err = shell(*command, "--output", "whole.trec", "--costs", "whole.json")
     assert (code, err) == (0, "")
@@ -103,7 +103,9 @@ def test_answers_are_kept_for_other_commands_where_asked(shell: Shell, command: 
     assert shell(*once, "--output", "a.trec")[0] == 0 and Path("kept/answers.sqlite").exists()
     assert (costs("costs/c.json")["prompts"], costs("costs/c.json")["cached"]) == (QUERIES * DOCUMENTS, 0)
     code, _, err = shell(*once, "--output", "b.trec")
-    assert code == 0 and f"{QUERIES * DOCUMENTS} answers were at hand, 0 prompts were asked" in err
+    assert (
+        code == 0 and f"{QUERIES * DOCUMENTS} answers were at hand in kept/answers.sqlite, 0 prompts were asked" in err
+    )
     assert Path("kept/answers.sqlite").exists() and Path("a.trec").read_bytes() == Path("b.trec").read_bytes()
 
 
