@@ -28,7 +28,7 @@ from rerankkit.protocols import Group
 from rerankkit.recipe import build
 from rerankkit.reranker import Reranker
 from rerankkit.score_cache import ScoreCache
-from rerankkit.trec import Run, best_first, require_word, write_run, write_whole
+from rerankkit.trec import Run, best_first, read_run, require_word, write_run, write_whole
 
 logger = logging.getLogger("rerankkit")
 FirstStageOrder = Literal["given", "inverse", "random"]
@@ -37,7 +37,8 @@ FirstStageOrder = Literal["given", "inverse", "random"]
 def file_groups(queries: Path, docs: Path, run: Path | None, top: int) -> list[Group]:
     """The candidates of every query of a file: by a TREC run, else by BM25 over all documents. A query without one is
     left out with a warning, as a run has no line for it."""
-    asked, corpus = read_queries(queries), read_corpus(docs)
+    named = {docid for scores in read_run(run).values() for docid in scores} if run else None
+    asked, corpus = read_queries(queries), read_corpus(docs, named)
     found = candidates_from_run(run, corpus, asked, top) if run else candidates_from_bm25(corpus, asked, top)
     without = [qid for qid in asked if not found.get(qid)]
     if len(without) == len(asked):
