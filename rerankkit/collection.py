@@ -92,8 +92,8 @@ def sampled(qids: Sequence[str], limit: int | None, seed: int) -> list[str]:
 
 
 def read_queries(path: str | Path) -> dict[str, str]:
-    """Reads queries by id from JSON Lines such as {"_id": "q1", "text": "..."}, where `query` may stand for `text`, from
-    a BEIR folder, TSV or TREC topics."""
+    """Reads queries by id from JSON Lines such as {"_id": "q1", "text": "..."}; `query` may stand for `text`. Or from a
+    BEIR folder, TSV or TREC topics."""
     queries: dict[str, str] = {}
     lines: dict[str, int] = {}
     for line in query_lines(path):
