@@ -48,16 +48,15 @@ def bubblesort(n: int, k: int, num_child: int, best: Best) -> Steps[list[int]]:
     A window holds `num_child` documents and the one before them, with which its winner changes places.
     """
     order = list(range(n))
-    passes = [
-        [(max(front, end - num_child - 1), end) for end in range(n, front + 1, -num_child)]
-        for front in range(min(k, n))
-    ]
+    k = min(k, n)
+    ends = [range(n, front + 1, -num_child) for front in range(k)]
+    passes = [[(max(front, end - num_child - 1), end) for end in ends[front]] for front in range(k)]
     for windows in waves(passes, 2):
         winners = yield from together([best(tuple(order[start:end])) for start, end in windows])
         for (start, _), winner in zip(windows, winners, strict=True):
             place = order.index(winner)
             order[start], order[place] = order[place], order[start]
-    return order[: min(k, n)]
+    return order[:k]
 
 
 def waves(passes: Sequence[Sequence[T]], gap: int) -> Iterator[list[T]]:

@@ -27,9 +27,9 @@ class PairwiseHeapsort:
 
     Args:
         k: How many of the best are found; the others follow in first-stage order.
-        decide: What beating takes, of the two prompts of a pair: "agree": both prefer the same document; "margin": their
-            margins together favour it (duoT5's rule); "probability": its mean softmax is above 1/2. Anything else is a
-            tie, which moves nothing.
+        decide: What beating takes, of the two prompts of a pair: "agree": both prefer the same document; "margin":
+            their margins together favour it (duoT5's rule); "probability": its mean softmax is above 1/2. Anything
+            else is a tie, which moves nothing.
     """
 
     k: int = 10

@@ -16,7 +16,7 @@ from rerankkit.sorting import whole_order
 @registry.strategies("tournament.v1")
 @dataclass(frozen=True)
 class Tournament:
-    """Knocks out in sets of 1 + num_child, a round at once; the next best is found by replaying its winner's path alone.
+    """Knocks out in sets of 1 + num_child, a round at once; for the next best only the last one's path is played again.
 
     Source: tournament sort, Knuth, "The Art of Computer Programming", vol. 3, 5.2.3, with sets in place of pairs.
 
