@@ -1,158 +1,169 @@
-"""What strategies of comparisons share: asking in lock-step, remembering answers, and saying who won."""
+"""What strategies that compare documents have in common: comparisons that are asked once, heaps, orders.
+
+Everything that asks the model is a generator, as a strategy is: it yields asks and receives their scores.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+import random
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
-from random import Random
 from typing import Literal, TypeVar
 
 from rerankkit.errors import InputError
-from rerankkit.protocols import Asked, Group
+from rerankkit.fingerprints import fingerprint
+from rerankkit.protocols import Asked, Group, Order
 
 T = TypeVar("T")
-Steps = Generator[list[Asked], list[list[float]], T]
-"""Yields asks, receives their scores, and ends with a result."""
-Best = Callable[[Asked], Steps[int]]
-"""Finds the best of some documents; where none is better, it is the one that stands first."""
+Scores = list[list[float]]
+Asking = Generator[list[Asked], Scores, T]
+"""Yields asks, receives their scores, and returns what it found out."""
 Decide = Literal["agree", "margin", "probability"]
 
 
-def together(steps: Iterable[Steps[T]]) -> Steps[list[T]]:
-    """Advance steps that do not wait for one another side by side, so that their asks go out at once."""
-    running = list(steps)
-    results: dict[int, T] = {}
-    asked: dict[int, list[Asked]] = {}
+def together(askings: Sequence[Asking[T]]) -> Asking[list[T]]:
+    """Several askings that need not wait for one another, in lock-step: their asks go out in one list."""
+    found: dict[int, T] = {}
+    asks: dict[int, list[Asked]] = {}
 
-    def go_on(number: int, scores: list[list[float]] | None) -> None:
+    def go_on(number: int, step: Callable[[], list[Asked]]) -> None:
         try:
-            asked[number] = next(running[number]) if scores is None else running[number].send(scores)
+            asks[number] = step()
         except StopIteration as end:
-            results[number] = end.value
-            asked.pop(number, None)
+            found[number] = end.value
 
-    for number in range(len(running)):
-        go_on(number, None)
-    while asked:
-        scores = iter((yield [docs for asks in asked.values() for docs in asks]))
-        for number, asks in list(asked.items()):
-            go_on(number, list(islice(scores, len(asks))))
-    return [results[number] for number in range(len(running))]
-
-
-class Memo:
-    """The scores of every ask so far: the same documents in the same order are not asked again."""
-
-    def __init__(self) -> None:
-        self.scores: dict[Asked, list[float]] = {}
-
-    def ask(self, asks: Sequence[Asked]) -> Steps[list[list[float]]]:
-        if new := [docs for docs in dict.fromkeys(asks) if docs not in self.scores]:
-            self.scores.update(zip(new, (yield new), strict=True))
-        return [self.scores[docs] for docs in asks]
+    for number, asking in enumerate(askings):
+        go_on(number, lambda asking=asking: next(asking))  # type: ignore[misc]
+    while asks:
+        under_way, asks = asks, {}
+        scores = iter((yield [docs for wanted in under_way.values() for docs in wanted]))
+        for number, wanted in under_way.items():
+            own = list(islice(scores, len(wanted)))
+            go_on(number, lambda number=number, own=own: askings[number].send(own))  # type: ignore[misc]
+    return [found[number] for number in range(len(askings))]
 
 
-class Pairs:
-    """Compares two documents by two prompts, one in each order."""
+@dataclass
+class SetComparisons:
+    """Which of some documents is the best: one prompt that shows them all, or several in other orders that vote."""
 
-    def __init__(self, decide: Decide) -> None:
-        self._decide = decide
-        self._memo = Memo()
+    group: Group
+    votes: int = 1
+    known: dict[Asked, int] = field(default_factory=dict)
 
-    def share(self, one: int, other: int) -> Steps[float]:
-        """How far `one` wins, from 0 to 1; 1/2 is a tie."""
-        there, back = yield from self._memo.ask([(one, other), (other, one)])
-        return _share(self._decide, there[0] - there[1], back[1] - back[0])
+    def best(self, docs: Asked) -> Asking[int]:
+        """The best of some documents; of equal ones the first."""
+        if len(docs) == 1:
+            return docs[0]
+        if docs not in self.known:
+            orders = shuffles(self.group, docs, self.votes)
+            self.known[docs] = _elected(docs, orders, (yield orders))
+        return self.known[docs]
 
-    def best(self, docs: Asked) -> Steps[int]:
-        """The first document, unless another beats it, and so on through all of them."""
+
+def shuffles(group: Group, docs: Asked, count: int) -> list[Asked]:
+    """Some documents in so many orders, the given one first; the same ones whenever the query is ranked."""
+    draw = random.Random(fingerprint(f"{group.query}\0{docs}"))
+    return [docs, *(tuple(draw.sample(docs, len(docs))) for _ in range(count - 1))]
+
+
+def _elected(docs: Asked, orders: Sequence[Asked], scores: Scores) -> int:
+    """The document that most orders favour; of equal ones that with the higher scores in all, then the first."""
+    votes, total = dict.fromkeys(docs, 0), dict.fromkeys(docs, 0.0)
+    for order, values in zip(orders, scores, strict=True):
+        for position, value in zip(order, values, strict=True):
+            votes[position] += value == max(values)
+            total[position] += value
+    return max(docs, key=lambda position: (votes[position], total[position]))
+
+
+@dataclass
+class PairComparisons:
+    """Which of two documents is better, by two prompts that show them in both orders."""
+
+    decide: Decide
+    known: dict[Asked, float] = field(default_factory=dict)
+
+    def lead(self, a: int, b: int) -> Asking[float]:
+        """By how much a document is better than another: 1 where it surely is, -1 where the other is, 0 in a tie."""
+        if (a, b) not in self.known:
+            (aa, ab), (bb, ba) = yield [(a, b), (b, a)]
+            self.known[a, b] = _lead(aa - ab, ba - bb, self.decide)
+            self.known[b, a] = -self.known[a, b]
+        return self.known[a, b]
+
+    def best(self, docs: Asked) -> Asking[int]:
+        """The best of some documents, compared one after another; a tie leaves the one that stands first."""
         best = docs[0]
-        for challenger in docs[1:]:
-            if (yield from self.share(challenger, best)) > 0.5:
-                best = challenger
+        for position in docs[1:]:
+            if (yield from self.lead(position, best)) > 0:
+                best = position
         return best
 
 
-def _share(decide: Decide, there: float, back: float) -> float:
-    """The part of a win that two margins make, both of the same document over the other."""
-    if decide == "probability":
-        return 0.5 + (_sigmoid(there) - _sigmoid(-back)) / 2
+def _lead(first: float, second: float, decide: Decide) -> float:
+    """What two margins of one document over another, seen in either place, come to."""
+    if decide == "agree":
+        return float(first > 0 and second > 0) - float(first < 0 and second < 0)
     if decide == "margin":
-        there = back = there + back
-    return 1.0 if min(there, back) > 0 else 0.0 if max(there, back) < 0 else 0.5
+        return float(first + second > 0) - float(first + second < 0)
+    return math.tanh(first / 2) / 2 + math.tanh(second / 2) / 2  # 2 p - 1, p the mean of both sigmoids
 
 
-def _sigmoid(margin: float) -> float:
-    """The softmax of two scores, given by how much the first leads."""
-    small = math.exp(-abs(margin))
-    return 1 / (1 + small) if margin >= 0 else small / (1 + small)
+def heapsort(count: int, k: int, children: int, best: Callable[[Asked], Asking[int]]) -> Asking[Order]:
+    """The best k documents off a heap, then the others as they were; one level of the heap is built at a time."""
+    heap = list(range(count))
+    for level in reversed(list(_levels(count, children))):
+        yield from together([_settle(heap, node, children, best) for node in level])
+    top: list[int] = []
+    while heap and len(top) < k:
+        top.append(heap[0])
+        last = heap.pop()
+        if heap and len(top) < k:
+            heap[0] = last
+            yield from _settle(heap, 0, children, best)
+    return whole_order(top, count)
 
 
-class Sets:
-    """Compares several documents in one prompt, or in several that show them in different orders."""
-
-    def __init__(self, group: Group, votes: int) -> None:
-        self._query = group.query
-        self._votes = votes
-        self._memo = Memo()
-
-    def read(self, docs: Asked) -> Steps[list[dict[int, float]]]:
-        """The scores of the documents by position, once for each order in which they were shown."""
-        orders = [docs] if self._votes == 1 else shuffled(self._query, docs, self._votes)
-        found = yield from self._memo.ask(orders)
-        return [dict(zip(order, scores, strict=True)) for order, scores in zip(orders, found, strict=True)]
-
-    def best(self, docs: Asked) -> Steps[int]:
-        """The document that most orders prefer; of several, the one of the higher sum, then of the first stage."""
-        if len(docs) == 1:
-            return docs[0]
-        readings = yield from self.read(docs)
-        winners = [max(docs, key=reading.__getitem__) for reading in readings]
-        sums = {doc: math.fsum(reading[doc] for reading in readings) for doc in docs}
-        return max(docs, key=lambda doc: (winners.count(doc), sums[doc], -doc))
+def _levels(count: int, children: int) -> Iterator[range]:
+    """The nodes of each level of a heap, from the root down."""
+    start, width = 0, 1
+    while start < count:
+        yield range(start, min(start + width, count))
+        start, width = start + width, width * children
 
 
-def shuffled(query: str, docs: Asked, votes: int) -> list[Asked]:
-    """`votes` different orders of the documents, or all that there are: the same ones for the same query and set."""
-    given = sorted(docs)
-    draw = Random(f"{given} {query}")
-    orders: dict[Asked, None] = {}
-    while len(orders) < min(votes, math.factorial(len(given))):
-        orders[tuple(draw.sample(given, len(given)))] = None
-    return list(orders)
+def _settle(heap: list[int], node: int, children: int, best: Callable[[Asked], Asking[int]]) -> Asking[None]:
+    """Let a node sink to where nothing below it is better."""
+    while below := heap[children * node + 1 : children * node + 1 + children]:
+        winner = yield from best((heap[node], *below))
+        if winner == heap[node]:
+            return
+        place = children * node + 1 + below.index(winner)
+        heap[node], heap[place] = heap[place], heap[node]
+        node = place
 
 
-def too_small(given: Mapping[str, int]) -> Iterator[tuple[str, str]]:
-    """Say which counts are below 1."""
-    return ((name, f"must be at least 1, got {value}") for name, value in given.items() if value < 1)
+def whole_order(top: Sequence[int], count: int) -> Order:
+    """An order that begins with some documents and goes on with the others as they were; scores fall by one."""
+    order = [*top, *sorted(set(range(count)) - set(top))]
+    return [(position, float(count - rank)) for rank, position in enumerate(order)]
 
 
-def unknown_decision(decide: str) -> Iterator[tuple[str, str]]:
-    """Say that there is no such way to decide a comparison."""
-    if decide not in ("agree", "margin", "probability"):
-        yield "decide", f"must be 'agree', 'margin' or 'probability', got {decide!r}"
+def too_small(**numbers: int) -> Iterator[tuple[str, str]]:
+    """Say which arguments are below 1."""
+    for name, number in numbers.items():
+        if number < 1:
+            yield name, f"must be at least 1, got {number}"
 
 
-def training_pair(group: Group, part: str) -> list[Asked]:
-    """The one prompt of a training group of two documents, in the order given."""
-    if len(group.docs) not in (0, 2):
+def one_prompt(group: Group, shown: int, part: str) -> list[Asked]:
+    """All documents of a training group in one prompt."""
+    if len(group.docs) > shown:
         raise InputError(
-            f"{part} shows 2 documents at a time, but the training group of query {group.qid or group.query[:40]!r} "
-            f"has {len(group.docs)}; set [sampling] group_size = 2"
-        )
-    return training_set(group, 2, part)
-
-
-def training_set(group: Group, most: int, part: str) -> list[Asked]:
-    """The one prompt of a training group, in the order given.
-
-    Args:
-        most: How many documents a prompt of `part` shows.
-    """
-    if len(group.docs) > most:
-        raise InputError(
-            f"{part} shows {most} documents at a time, but the training group of query "
-            f"{group.qid or group.query[:40]!r} has {len(group.docs)}; set [sampling] group_size = {most}"
+            f"{part} shows {shown} documents in one prompt, and training groups have {len(group.docs)}; set [sampling] "
+            f"group_size = {shown} or less, or let {part} show more"
         )
     return [tuple(range(len(group.docs)))] if group.docs else []

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rerankkit import causal_lm, pretrained
+from rerankkit import causal_lm, generation, pretrained
 from rerankkit.causal_lm import PrefixState
 from rerankkit.errors import RunError
 from rerankkit.lazy import torch, transformers
@@ -26,6 +26,9 @@ def hf_causal(
     lora: Lora | None = None,
 ) -> HFCausal:
     """A causal language model, such as Qwen3, Llama or SmolLM2. Code from a model's repository is never run.
+
+    Answers that it writes are always the likeliest token after token: the sampling, penalties and forced tokens that a
+    checkpoint may ask for are left out.
 
     Recipe:
         [model.backbone]
@@ -107,12 +110,16 @@ class HFCausal:
         )
         return Hidden(output.last_hidden_state)
 
-    def vocabulary(self, token_ids: Sequence[int]) -> Vocabulary:
+    def vocabulary(self, token_ids: Sequence[int] | None = None) -> Vocabulary:
         vocabulary = causal_lm.output_rows(self.model, token_ids)
         if not self._vocabulary_checked:
-            causal_lm.check_vocabulary(self.name, self.model, token_ids, vocabulary)
+            some = range(8) if token_ids is None else token_ids
+            causal_lm.check_vocabulary(self.name, self.model, some, causal_lm.output_rows(self.model, some))
             self._vocabulary_checked = True
         return vocabulary
+
+    def write(self, batch: Batch, max_new_tokens: int) -> list[list[int]]:
+        return generation.write_after(self.model, self.tokenizer, batch.tokens, max_new_tokens)
 
     def save(self, folder: Path) -> None:
         """Write `backbone/`, or `adapter/` where LoRA is to stay apart."""

@@ -1,24 +1,22 @@
-"""The k best by passes over neighbours, which are compared two at a time."""
+"""The best k documents, each brought up by comparing neighbours."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rerankkit.comparing import Decide, Pairs, too_small, training_pair, unknown_decision
+from rerankkit.comparing import Asking, Decide, PairComparisons, one_prompt, too_small, whole_order
 from rerankkit.errors import InputError
 from rerankkit.protocols import Asked, Group, Order
 from rerankkit.registry import registry
-from rerankkit.sorting import bubblesort, whole_order
 
 
 @registry.strategies("pairwise_bubblesort.v1")
 @dataclass(frozen=True)
 class PairwiseBubblesort:
-    """Finds the k best by k passes over neighbours, from the end, by two prompts a comparison; passes run side by side.
+    """Brings the best document to the top in each of k passes; neighbours that were compared are not asked again.
 
-    Source: Qin et al., "Large Language Models are Effective Text Rankers with Pairwise Ranking Prompting", 2023,
-    arXiv:2306.17563.
+    PRP-Sliding of Qin et al. 2023, arXiv 2306.17563.
 
     Recipe:
         [model.strategy]
@@ -26,29 +24,30 @@ class PairwiseBubblesort:
         k = 10
 
     Args:
-        k: How many of the best are found; the others follow in first-stage order.
-        decide: What beating takes, of the two prompts of a pair: "agree": both prefer the same document; "margin":
-            their margins together favour it (duoT5's rule); "probability": its mean softmax is above 1/2. Anything
-            else is a tie, which moves nothing.
+        k: How many documents are sorted; more than there are sorts all.
+        decide: As for pairwise_heapsort.v1.
     """
 
     k: int = 10
     decide: Decide = "agree"
 
     def __post_init__(self) -> None:
-        for argument, message in self.check(**vars(self)):
+        for argument, message in self.check(self.k):
             raise InputError(f"pairwise_bubblesort.v1, {argument}: {message}")
 
     @staticmethod
-    def check(k: int = k, decide: str = decide) -> Iterator[tuple[str, str]]:
-        """Say which arguments make no sense."""
-        yield from too_small({"k": k})
-        yield from unknown_decision(decide)
+    def check(k: int = k) -> Iterator[tuple[str, str]]:
+        """Say which numbers make no sense."""
+        return too_small(k=k)
 
-    def rank(self, group: Group) -> Generator[list[Asked], list[list[float]], Order]:
-        n = len(group.docs)
-        top = yield from bubblesort(n, self.k, 1, Pairs(self.decide).best)
-        return whole_order(top, n)
+    def rank(self, group: Group) -> Asking[Order]:
+        order = list(range(len(group.docs)))
+        compare = PairComparisons(self.decide)
+        for top in range(min(self.k, len(order) - 1)):
+            for place in range(len(order) - 1, top, -1):
+                if (yield from compare.lead(order[place], order[place - 1])) > 0:
+                    order[place - 1], order[place] = order[place], order[place - 1]
+        return whole_order(order[: self.k], len(order))
 
     def training_asks(self, group: Group) -> list[Asked]:
-        return training_pair(group, "pairwise_bubblesort.v1")
+        return one_prompt(group, 2, "pairwise_bubblesort.v1")

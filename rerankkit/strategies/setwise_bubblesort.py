@@ -1,24 +1,24 @@
-"""The k best by passes of a window, whose best document moves to its front."""
+"""The best k documents, each brought up by windows of several documents."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rerankkit.comparing import Sets, too_small, training_set
+from rerankkit.comparing import Asking, SetComparisons, one_prompt, too_small, whole_order
 from rerankkit.errors import InputError
 from rerankkit.protocols import Asked, Group, Order
 from rerankkit.registry import registry
-from rerankkit.sorting import bubblesort, whole_order
 
 
 @registry.strategies("setwise_bubblesort.v1")
 @dataclass(frozen=True)
 class SetwiseBubblesort:
-    """Finds the k best by k passes of a window from the end to the front; passes run side by side.
+    """Brings the best document to the top in each of k passes of a window; sets that were compared before are not asked
+    again.
 
-    Source: Zhuang et al., "A Setwise Approach for Effective and Highly Efficient Zero-shot Ranking with Large Language
-    Models", 2024, arXiv:2310.09497.
+    Setwise prompting of Zhuang et al. 2024, arXiv 2310.09497. Every pass looks at every document below those that are
+    sorted, so the result is exact for any number of documents.
 
     Recipe:
         [model.strategy]
@@ -27,9 +27,9 @@ class SetwiseBubblesort:
         num_child = 3
 
     Args:
-        k: How many of the best are found; the others follow in first-stage order.
-        num_child: A prompt shows up to 1 + num_child documents. Of equal ones the first keeps its place.
-        votes: How many orders a set is shown in; what most of them prefer wins.
+        k: How many documents are sorted; more than there are sorts all.
+        num_child: A prompt shows one document more than this.
+        votes: In how many orders the documents of a comparison are shown; the majority decides.
     """
 
     k: int = 10
@@ -37,18 +37,25 @@ class SetwiseBubblesort:
     votes: int = 1
 
     def __post_init__(self) -> None:
-        for argument, message in self.check(**vars(self)):
+        for argument, message in self.check(self.k, self.num_child, self.votes):
             raise InputError(f"setwise_bubblesort.v1, {argument}: {message}")
 
     @staticmethod
     def check(k: int = k, num_child: int = num_child, votes: int = votes) -> Iterator[tuple[str, str]]:
-        """Say which arguments make no sense."""
-        return too_small({"k": k, "num_child": num_child, "votes": votes})
+        """Say which numbers make no sense."""
+        return too_small(k=k, num_child=num_child, votes=votes)
 
-    def rank(self, group: Group) -> Generator[list[Asked], list[list[float]], Order]:
-        n = len(group.docs)
-        top = yield from bubblesort(n, self.k, self.num_child, Sets(group, self.votes).best)
-        return whole_order(top, n)
+    def rank(self, group: Group) -> Asking[Order]:
+        order = list(range(len(group.docs)))
+        compare = SetComparisons(group, self.votes)
+        for top in range(min(self.k, len(order) - 1)):
+            last = len(order) - 1
+            while last > top:
+                first = max(top, last - self.num_child)
+                best = order.index((yield from compare.best(tuple(order[first : last + 1]))))
+                order[first], order[best] = order[best], order[first]
+                last = first
+        return whole_order(order[: self.k], len(order))
 
     def training_asks(self, group: Group) -> list[Asked]:
-        return training_set(group, 1 + self.num_child, "setwise_bubblesort.v1")
+        return one_prompt(group, 1 + self.num_child, "setwise_bubblesort.v1")

@@ -1,24 +1,22 @@
-"""The k best by a heap, a node and its children in one prompt."""
+"""The best k documents off a heap whose every comparison is one prompt of several documents."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rerankkit.comparing import Sets, too_small, training_set
+from rerankkit.comparing import Asking, SetComparisons, heapsort, one_prompt, too_small
 from rerankkit.errors import InputError
 from rerankkit.protocols import Asked, Group, Order
 from rerankkit.registry import registry
-from rerankkit.sorting import heapsort, whole_order
 
 
 @registry.strategies("setwise_heapsort.v1")
 @dataclass(frozen=True)
 class SetwiseHeapsort:
-    """Finds the k best with a heap of num_child children a node; the nodes of one level are asked about together.
+    """Sorts the best k with a heap of `num_child` children a node; the others keep the first stage's order.
 
-    Source: Zhuang et al., "A Setwise Approach for Effective and Highly Efficient Zero-shot Ranking with Large Language
-    Models", 2024, arXiv:2310.09497.
+    Setwise prompting of Zhuang et al. 2024, arXiv 2310.09497, where a prompt's `num_child + 1` documents are called c.
 
     Recipe:
         [model.strategy]
@@ -27,9 +25,9 @@ class SetwiseHeapsort:
         num_child = 3
 
     Args:
-        k: How many of the best are found; the others follow in first-stage order.
-        num_child: A prompt shows up to 1 + num_child documents. Of equal ones the first keeps its place.
-        votes: How many orders a set is shown in; what most of them prefer wins.
+        k: How many documents are sorted; more than there are sorts all.
+        num_child: A prompt shows one document more than this.
+        votes: In how many orders the documents of a comparison are shown; the majority decides.
     """
 
     k: int = 10
@@ -37,18 +35,16 @@ class SetwiseHeapsort:
     votes: int = 1
 
     def __post_init__(self) -> None:
-        for argument, message in self.check(**vars(self)):
+        for argument, message in self.check(self.k, self.num_child, self.votes):
             raise InputError(f"setwise_heapsort.v1, {argument}: {message}")
 
     @staticmethod
     def check(k: int = k, num_child: int = num_child, votes: int = votes) -> Iterator[tuple[str, str]]:
-        """Say which arguments make no sense."""
-        return too_small({"k": k, "num_child": num_child, "votes": votes})
+        """Say which numbers make no sense."""
+        return too_small(k=k, num_child=num_child, votes=votes)
 
-    def rank(self, group: Group) -> Generator[list[Asked], list[list[float]], Order]:
-        n = len(group.docs)
-        top = yield from heapsort(n, self.k, self.num_child, Sets(group, self.votes).best)
-        return whole_order(top, n)
+    def rank(self, group: Group) -> Asking[Order]:
+        return heapsort(len(group.docs), self.k, self.num_child, SetComparisons(group, self.votes).best)
 
     def training_asks(self, group: Group) -> list[Asked]:
-        return training_set(group, 1 + self.num_child, "setwise_heapsort.v1")
+        return one_prompt(group, 1 + self.num_child, "setwise_heapsort.v1")

@@ -1,26 +1,24 @@
-"""The first k sorted, then the others in sets against the worst of them."""
+"""The first k documents sorted, and those of the rest that are better inserted."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rerankkit.comparing import Best, Sets, Steps, too_small, training_set
+from rerankkit.comparing import Asking, SetComparisons, heapsort, one_prompt, too_small, whole_order
 from rerankkit.errors import InputError
 from rerankkit.protocols import Asked, Group, Order
 from rerankkit.registry import registry
-from rerankkit.sorting import bubblesort, whole_order
 
 
 @registry.strategies("setwise_insertion.v1")
 @dataclass(frozen=True)
 class SetwiseInsertion:
-    """Sorts the first stage's k best, then shows the others num_child at a time with the k-th: only a winner moves in.
+    """Takes the first stage at its word: sorts its first k, then asks, for a few others at a time, whether any of them
+    is better than the last of these k; one that is takes its place among them.
 
-    A good first stage has most windows lost at once. A winner's place is found by halving, two documents a prompt.
-
-    Source: Podolak et al., "Beyond Reproducibility: Advancing Zero-shot LLM Reranking Efficiency with Setwise
-    Insertion", 2025, arXiv:2504.10509.
+    Setwise Insertion of Podolak et al. 2025, arXiv 2504.10509. Where the first stage is good, most of the rest costs
+    one prompt for every `num_child` documents.
 
     Recipe:
         [model.strategy]
@@ -29,9 +27,9 @@ class SetwiseInsertion:
         num_child = 3
 
     Args:
-        k: How many of the best are found; the others follow in first-stage order.
-        num_child: A prompt shows up to 1 + num_child documents. Of equal ones the first keeps its place.
-        votes: How many orders a set is shown in; what most of them prefer wins.
+        k: How many documents are sorted; more than there are sorts all.
+        num_child: A prompt shows one document more than this.
+        votes: In how many orders the documents of a comparison are shown; the majority decides.
     """
 
     k: int = 10
@@ -39,39 +37,40 @@ class SetwiseInsertion:
     votes: int = 1
 
     def __post_init__(self) -> None:
-        for argument, message in self.check(**vars(self)):
+        for argument, message in self.check(self.k, self.num_child, self.votes):
             raise InputError(f"setwise_insertion.v1, {argument}: {message}")
 
     @staticmethod
     def check(k: int = k, num_child: int = num_child, votes: int = votes) -> Iterator[tuple[str, str]]:
-        """Say which arguments make no sense."""
-        return too_small({"k": k, "num_child": num_child, "votes": votes})
+        """Say which numbers make no sense."""
+        return too_small(k=k, num_child=num_child, votes=votes)
 
-    def rank(self, group: Group) -> Generator[list[Asked], list[list[float]], Order]:
-        n, best = len(group.docs), Sets(group, self.votes).best
-        top = yield from bubblesort(min(self.k, n), self.k, self.num_child, best)
-        others = list(range(len(top), n))
-        while others:
-            window = others[: self.num_child]
-            winner = yield from best((top[-1], *window))
+    def rank(self, group: Group) -> Asking[Order]:
+        count, compare = len(group.docs), SetComparisons(group, self.votes)
+        first = yield from heapsort(min(self.k, count), self.k, self.num_child, compare.best)
+        top = [position for position, _ in first]
+        waiting = list(range(len(top), count))
+        while waiting:
+            challengers = waiting[: self.num_child]
+            winner = yield from compare.best((top[-1], *challengers))
             if winner == top[-1]:
-                del others[: len(window)]
+                del waiting[: self.num_child]
                 continue
-            others.remove(winner)
+            waiting.remove(winner)
+            top.insert((yield from _place(winner, top, compare)), winner)
             top.pop()
-            top.insert((yield from _place(top, winner, best)), winner)
-        return whole_order(top, n)
+        return whole_order(top, count)
 
     def training_asks(self, group: Group) -> list[Asked]:
-        return training_set(group, 1 + self.num_child, "setwise_insertion.v1")
+        return one_prompt(group, 1 + self.num_child, "setwise_insertion.v1")
 
 
-def _place(top: list[int], new: int, best: Best) -> Steps[int]:
-    """How many of the sorted documents are no worse than a new one."""
-    low, high = 0, len(top)
+def _place(challenger: int, top: list[int], compare: SetComparisons) -> Asking[int]:
+    """Where a document that is better than the last belongs, by halving what is left."""
+    low, high = 0, len(top) - 1
     while low < high:
         middle = (low + high) // 2
-        if (yield from best((top[middle], new))) == new:
+        if (yield from compare.best((top[middle], challenger))) == challenger:
             high = middle
         else:
             low = middle + 1

@@ -1,24 +1,23 @@
-"""A window of documents that is sorted, moved towards the front, and sorted again."""
+"""Windows of documents, each put in order, from the end of the list to its beginning."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rerankkit.comparing import Sets, Steps, together, too_small, training_set
+from rerankkit.comparing import Asking, Scores, one_prompt, shuffles, too_small, whole_order
 from rerankkit.errors import InputError
 from rerankkit.protocols import Asked, Group, Order
 from rerankkit.registry import registry
-from rerankkit.sorting import waves, whole_order
 
 
 @registry.strategies("sliding_window.v1")
 @dataclass(frozen=True)
 class SlidingWindow:
-    """Sorts windows from the end to the front, which the last one reaches exactly; repeats run side by side.
+    """Puts the last documents in order, then those before them, until the window has reached the first.
 
-    Source: Sun et al., "Is ChatGPT Good at Search?", 2023, arXiv:2304.09542; the votes: Tang et al., "Found in the
-    Middle: Permutation Self-Consistency", 2023, arXiv:2310.07712.
+    RankGPT of Sun et al. 2023, arXiv 2304.09542. Every document is shown, whatever their number: the last window begins
+    at the first document, and fewer documents than a window holds are one window.
 
     Recipe:
         [model.strategy]
@@ -27,10 +26,11 @@ class SlidingWindow:
         step = 10
 
     Args:
-        window: Documents of a prompt; all of them where there are fewer.
-        step: How far a window moves, at most its size. What overlaps can move on: window - step documents a pass.
-        repeats: How many times the whole list is passed.
-        votes: How many orders a window is shown in; documents are sorted by their mean rank.
+        window: How many documents a prompt shows.
+        step: By how many documents the window moves.
+        repeats: How often it goes over the list.
+        votes: In how many orders each window is shown; documents are put in order of their mean rank (permutation
+            self-consistency of Tang et al. 2024, arXiv 2310.07712).
     """
 
     window: int = 20
@@ -39,40 +39,44 @@ class SlidingWindow:
     votes: int = 1
 
     def __post_init__(self) -> None:
-        for argument, message in self.check(**vars(self)):
+        for argument, message in self.check(self.window, self.step, self.repeats, self.votes):
             raise InputError(f"sliding_window.v1, {argument}: {message}")
 
     @staticmethod
     def check(
         window: int = window, step: int = step, repeats: int = repeats, votes: int = votes
     ) -> Iterator[tuple[str, str]]:
-        """Say which arguments make no sense."""
+        """Say which numbers make no sense."""
+        yield from too_small(step=step, repeats=repeats, votes=votes)
         if window < 2:
             yield "window", f"must be at least 2, got {window}"
-        elif not 1 <= step <= window:
-            yield "step", f"must be from 1 to window = {window}, got {step}"
-        yield from too_small({"repeats": repeats, "votes": votes})
+        elif step > window:
+            yield "step", f"must be at most window = {window}, or documents would be left out; got {step}"
 
-    def rank(self, group: Group) -> Generator[list[Asked], list[list[float]], Order]:
-        n, sets = len(group.docs), Sets(group, self.votes)
-        order = list(range(n))
-        starts = [*range(n - self.window, 0, -self.step), 0] if n > 1 else []
-        gap = -(-self.window // self.step) + 1  # the last window may overlap with one more than the others do
-        for now in waves([starts] * self.repeats, gap):
-            windows = [tuple(order[start : start + self.window]) for start in now]
-            found = yield from together([_sorted(docs, sets) for docs in windows])
-            for start, docs in zip(now, found, strict=True):
-                order[start : start + self.window] = docs
-        return whole_order(order, n)
+    def rank(self, group: Group) -> Asking[Order]:
+        order = list(range(len(group.docs)))
+        known: dict[Asked, list[int]] = {}
+        for _ in range(self.repeats if len(order) > 1 else 0):
+            start = len(order)
+            end = start
+            while start > 0:
+                start = max(0, end - self.window)
+                docs = tuple(order[start : start + self.window])
+                if docs not in known:
+                    orders = shuffles(group, docs, self.votes)
+                    known[docs] = _agreed(docs, orders, (yield orders))
+                order[start : start + self.window] = known[docs]
+                end -= self.step
+        return whole_order(order, len(order))
 
     def training_asks(self, group: Group) -> list[Asked]:
-        return training_set(group, self.window, "sliding_window.v1")
+        return one_prompt(group, self.window, "sliding_window.v1")
 
 
-def _sorted(docs: Asked, sets: Sets) -> Steps[list[int]]:
-    """The documents of a window by their mean rank; equal ones stay as they stand."""
+def _agreed(docs: Asked, orders: list[Asked], scores: Scores) -> list[int]:
+    """The documents by the sum of their ranks in all orders; equal ones as they stand."""
     ranks = dict.fromkeys(docs, 0)
-    for reading in (yield from sets.read(docs)):
-        for rank, doc in enumerate(sorted(docs, key=lambda doc: -reading[doc])):
-            ranks[doc] += rank
-    return sorted(docs, key=ranks.__getitem__)
+    for order, values in zip(orders, scores, strict=True):
+        for position, value in zip(order, values, strict=True):
+            ranks[position] += sum(other > value for other in values)
+    return sorted(docs, key=lambda position: ranks[position])
