@@ -6,7 +6,8 @@ import math
 from itertools import permutations
 
 import pytest
-from oracle import drive, moody, perfect
+from oracle import perfect
+from plain import drive, moody
 
 from rerankkit.errors import InputError
 from rerankkit.protocols import Group
@@ -60,7 +61,7 @@ def test_ties_are_halves_and_great_margins_do_no_harm() -> None:
 
 def test_it_trains_on_pairs_and_refuses_what_makes_no_sense() -> None:
     assert AllPairs().training_asks(Group("q", ["a", "b"])) == [(0, 1)]
-    with pytest.raises(InputError, match=r"all_pairs.v1 shows 2 documents .* has 3; set \[sampling\] group_size = 2"):
+    with pytest.raises(InputError, match=r"all_pairs.v1 shows 2 documents .* have 3; set \[sampling\] group_size = 2"):
         AllPairs().training_asks(Group("q", ["a", "b", "c"]))
     with pytest.raises(InputError, match=r"all_pairs.v1, decide: must be 'agree', .*, got 'both'"):
         AllPairs("both")  # type: ignore[arg-type]
