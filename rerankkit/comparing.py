@@ -201,7 +201,8 @@ def one_pair(group: Group, part: str) -> list[Asked]:
     """The two documents of a training group in one prompt."""
     if len(group.docs) not in (0, 2):
         raise InputError(
-            f"{part} shows 2 documents in one prompt, and training groups have {len(group.docs)}; set [sampling] group_size = 2"
+            f"{part} shows 2 documents in one prompt, and training groups have {len(group.docs)}; set [sampling] "
+            "group_size = 2"
         )
     return one_prompt(group, 2, part)
 
