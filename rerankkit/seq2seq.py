@@ -60,12 +60,12 @@ def decoder_start(tokenizer: Any) -> int:
     return found
 
 
-def output_rows(model: Any, token_ids: Sequence[int] | None) -> Vocabulary:
-    """The output layer's rows for some tokens, or all, with the scale of T5's kin and the bias of BART's."""
+def output_rows(model: Any, token_ids: Sequence[int] | None = None) -> Vocabulary:
+    """The output layer's rows for some tokens, or for all, with the scale of T5's kin and the bias of BART's."""
     found = causal_lm.output_rows(model, token_ids)
     bias = dict(model.named_buffers()).get("final_logits_bias")
     if bias is not None:
-        bias = (bias[0] if token_ids is None else bias[0, list(token_ids)]).to(found.rows.device)
+        bias = bias[0, slice(None) if token_ids is None else list(token_ids)].to(found.rows.device)
         found = replace(found, bias=bias if found.bias is None else found.bias + bias)
     if _scales_states(model.config):
         found = replace(found, scale=model.config.d_model**-0.5)

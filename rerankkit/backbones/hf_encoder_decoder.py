@@ -114,7 +114,8 @@ class HFEncoderDecoder:
     def vocabulary(self, token_ids: Sequence[int] | None = None) -> Vocabulary:
         vocabulary = seq2seq.output_rows(self.model, token_ids)
         if not self._vocabulary_checked:
-            start, some = self.tokenizer.decoder_start_token_id, range(8) if token_ids is None else token_ids
+            start = self.tokenizer.decoder_start_token_id
+            some = range(8) if token_ids is None else token_ids
             seq2seq.check_vocabulary(self.name, self.model, start, some, seq2seq.output_rows(self.model, some))
             self._vocabulary_checked = True
         return vocabulary

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import tiny
 import tiny_rankers
+import tiny_t5
 import torch
 
 from rerankkit import engine
+from rerankkit.collators.encoder_decoder import EncoderDecoderCollator
+from rerankkit.engine import Parts
 from rerankkit.errors import InputError
 from rerankkit.heads.choice import Choice
-from rerankkit.protocols import Ask
+from rerankkit.protocols import Ask, Prompt
 from rerankkit.testing import check_head
 
 GROUP = tiny.group(3, 8, longest=20)
@@ -73,3 +77,28 @@ def test_a_prompt_without_names_is_refused() -> None:
 
 def test_it_keeps_the_protocol() -> None:
     check_head(Choice)
+
+
+@pytest.mark.parametrize("architecture", tiny_t5.NAMES)
+def test_a_decoder_chooses_after_its_start_token(architecture: str) -> None:
+    backbone, head, formatter = tiny_t5.backbone(architecture), Choice(), tiny_rankers.Listed(choices=False)
+    head.bind(backbone)
+    of = Parts(Named(formatter), EncoderDecoderCollator(256), backbone, head, tiny_rankers.Together(3))
+    asks = [Ask(GROUP, (0, 1, 2)), Ask(GROUP, (4, 3))]
+    rows, found = tiny_rankers.scored(of, asks)
+    names = [backbone.tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in "ABC"]
+    for ask, row, values in zip(asks, rows, found.tolist(), strict=True):
+        read = "".join(piece.text for piece in formatter.format(ask, None).pieces)
+        every = tiny_t5.naive_logits(backbone, read, row.ids)[-1]
+        assert row.ids == [backbone.module.config.decoder_start_token_id]
+        assert values == pytest.approx([*every[names[: len(ask.docs)]].tolist(), 0.0][:3], abs=1e-4)
+
+
+@dataclass(frozen=True)
+class Named:
+    """The decoder begins with a document's name."""
+
+    formatter: tiny_rankers.Listed
+
+    def format(self, ask: Ask, tokenizer: Any) -> Prompt:
+        return replace(self.formatter.format(ask, tokenizer), choices=tuple("ABCD"[: len(ask.docs)]))

@@ -8,8 +8,11 @@ from typing import Any, Literal
 import pytest
 import tiny
 import tiny_rankers
+import tiny_t5
 import torch
 
+from rerankkit.collators.encoder_decoder import EncoderDecoderCollator
+from rerankkit.engine import Parts
 from rerankkit.errors import InputError
 from rerankkit.heads.query_likelihood import QueryLikelihood
 from rerankkit.protocols import Ask, Piece, Prompt
@@ -63,3 +66,18 @@ def test_what_cannot_be_scored_is_refused(scored: int | None, message: str) -> N
 
 def test_it_keeps_the_protocol() -> None:
     check_head(QueryLikelihood)
+
+
+@pytest.mark.parametrize("architecture", tiny_t5.NAMES)
+def test_a_decoder_scores_the_query_after_its_start_token(architecture: str) -> None:
+    backbone, head = tiny_t5.backbone(architecture), QueryLikelihood()
+    head.bind(backbone)
+    of = Parts(QUERY, EncoderDecoderCollator(256), backbone, head, tiny_rankers.Together(1))
+    rows, found = tiny_rankers.scored(of, ASKS)
+    for ask, row, value in zip(ASKS, rows, found[:, 0].tolist(), strict=True):
+        query = backbone.tokenizer(ask.group.query, add_special_tokens=False)["input_ids"]
+        start = backbone.module.config.decoder_start_token_id
+        assert row.ids == [start, *query]
+        read = f"Document: {ask.group.docs[ask.docs[0]]}\nQuestion:"
+        every = tiny_t5.naive_logits(backbone, read, row.ids).log_softmax(-1)
+        assert value == pytest.approx(sum(every[t, token].item() for t, token in enumerate(query)), abs=1e-4)
