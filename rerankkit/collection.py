@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,8 +92,8 @@ def sampled(qids: Sequence[str], limit: int | None, seed: int) -> list[str]:
 
 
 def read_queries(path: str | Path) -> dict[str, str]:
-    """Reads queries by id from JSON Lines such as {"_id": "q1", "text": "..."}, where `query` may stand for `text`, from
-    a BEIR folder, TSV or TREC topics."""
+    """Reads queries by id from JSON Lines such as {"_id": "q1", "text": "..."}; `query` may stand for `text`. Or from a
+    BEIR folder, TSV or TREC topics."""
     queries: dict[str, str] = {}
     lines: dict[str, int] = {}
     for line in query_lines(path):
@@ -105,9 +105,13 @@ def read_queries(path: str | Path) -> dict[str, str]:
     return queries
 
 
-def read_corpus(path: str | Path) -> dict[str, str]:
+def read_corpus(path: str | Path, only: Container[str] | None = None) -> dict[str, str]:
     """Reads documents by id from JSON Lines such as {"_id": "d1", "title": "...", "text": "..."}; a title goes before
-    the text. Or from a BEIR folder, TSV or TREC documents."""
+    the text. Or from a BEIR folder, TSV or TREC documents.
+
+    Args:
+        only: Keep the documents with these ids: a run names few of a large corpus.
+    """
     corpus: dict[str, str] = {}
     lines: dict[str, int] = {}
     for line in document_lines(path):
@@ -115,7 +119,9 @@ def read_corpus(path: str | Path) -> dict[str, str]:
         if docid in lines:
             raise line.wrong(f"document id {docid!r} was given before, in line {lines[docid]}; ids must differ")
         lines[docid] = line.number
-        corpus[docid] = line.titled_text(line.first_key(["text"], "document text"))
+        text = line.titled_text(line.first_key(["text"], "document text"))
+        if only is None or docid in only:
+            corpus[docid] = text
     return corpus
 
 

@@ -64,9 +64,15 @@ class SetComparisons:
 
 
 def shuffles(group: Group, docs: Asked, count: int) -> list[Asked]:
-    """Some documents in so many orders, the given one first; the same ones whenever the query is ranked."""
+    """Some documents in so many different orders, or in all there are, the given one first; the same ones whenever the
+    query is ranked."""
     draw = random.Random(fingerprint(f"{group.query}\0{docs}"))
-    return [docs, *(tuple(draw.sample(docs, len(docs))) for _ in range(count - 1))]
+    orders = [docs]
+    while len(orders) < min(count, math.factorial(len(docs))):
+        order = tuple(draw.sample(docs, len(docs)))
+        if order not in orders:
+            orders.append(order)
+    return orders
 
 
 def _elected(docs: Asked, orders: Sequence[Asked], scores: Scores) -> int:
@@ -146,6 +152,32 @@ def _settle(heap: list[int], node: int, children: int, best: Callable[[Asked], A
         node = place
 
 
+def bubblesort(count: int, k: int, children: int, best: Callable[[Asked], Asking[int]]) -> Asking[Order]:
+    """The best k documents by as many passes from the end to the front, then the others as they were.
+
+    A window holds `children` documents and the one before them, with which the best of them changes places.
+    """
+    order = list(range(count))
+    k = min(k, count)
+    ends = [range(count, top + 1, -children) for top in range(k)]
+    passes = [[(max(top, end - children - 1), end) for end in ends[top]] for top in range(k)]
+    for windows in waves(passes, 2):
+        winners = yield from together([best(tuple(order[start:end])) for start, end in windows])
+        for (start, _), winner in zip(windows, winners, strict=True):
+            place = order.index(winner)
+            order[start], order[place] = order[place], order[start]
+    return whole_order(order[:k], count)
+
+
+def waves(passes: Sequence[Sequence[T]], gap: int) -> Iterator[list[T]]:
+    """The windows of several passes over one list, side by side: each pass stays `gap` windows behind the one before,
+    which is far enough for it to see nothing that is still to change."""
+    last = max((number * gap + len(windows) for number, windows in enumerate(passes)), default=0)
+    for tick in range(last):
+        at = ((windows, tick - number * gap) for number, windows in enumerate(passes))
+        yield [windows[i] for windows, i in at if 0 <= i < len(windows)]
+
+
 def whole_order(top: Sequence[int], count: int) -> Order:
     """An order that begins with some documents and goes on with the others as they were; scores fall by one."""
     order = [*top, *sorted(set(range(count)) - set(top))]
@@ -157,6 +189,22 @@ def too_small(**numbers: int) -> Iterator[tuple[str, str]]:
     for name, number in numbers.items():
         if number < 1:
             yield name, f"must be at least 1, got {number}"
+
+
+def unknown_decision(decide: str) -> Iterator[tuple[str, str]]:
+    """Say that comparisons are not decided in this way."""
+    if decide not in ("agree", "margin", "probability"):
+        yield "decide", f"must be 'agree', 'margin' or 'probability', got {decide!r}"
+
+
+def one_pair(group: Group, part: str) -> list[Asked]:
+    """The two documents of a training group in one prompt."""
+    if len(group.docs) not in (0, 2):
+        raise InputError(
+            f"{part} shows 2 documents in one prompt, and training groups have {len(group.docs)}; set [sampling] "
+            "group_size = 2"
+        )
+    return one_prompt(group, 2, part)
 
 
 def one_prompt(group: Group, shown: int, part: str) -> list[Asked]:

@@ -47,14 +47,6 @@ def problems(labels: Sequence[str], argument: str = "labels") -> Iterator[tuple[
             yield argument, f"{label!r} stands for {labels.count(label)} documents; give each its own"
 
 
-def as_written(labels: Sequence[str], template: str) -> tuple[str, ...]:
-    """Labels with the brackets that a template puts directly around them, as an answer is to write them."""
-    for (before, field), (after, _) in pairwise(templates.split(template)):
-        if field == "label" and (before[-1:], after[:1]) in _BRACKETS:
-            return tuple(before[-1] + label + after[0] for label in labels)
-    return tuple(labels)
-
-
 def answers_of(answers: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
     """How the model would go on to name each document: the first of a list, or a template of its label."""
     if not isinstance(answers, str):

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from rerankkit import causal_lm, generation, pretrained
+from rerankkit import quantization as quantizing
 from rerankkit.causal_lm import PrefixState
 from rerankkit.errors import RunError
 from rerankkit.lazy import torch, transformers
 from rerankkit.lora import Lora, add_lora
 from rerankkit.pretrained import Attention, Dtype
 from rerankkit.protocols import Batch, Hidden, Tokens, Vocabulary
+from rerankkit.quantization import Quantization
 from rerankkit.registry import registry
 
 
@@ -23,6 +25,7 @@ def hf_causal(
     attention: Attention = "auto",
     revision: str | None = None,
     share_prefix: bool = True,
+    quantization: Quantization | None = None,
     lora: Lora | None = None,
 ) -> HFCausal:
     """A causal language model, such as Qwen3, Llama or SmolLM2. Code from a model's repository is never run.
@@ -46,14 +49,17 @@ def hf_causal(
         revision: Branch, tag or commit of a hub id.
         share_prefix: Compute the tokens that a query's prompts begin with once. Only where every layer attends to
             everything before it; elsewhere it is left off.
+        quantization: Weights in eight or four bits through bitsandbytes; to be trained with LoRA and `merge = false`.
     """
     auto = transformers.AutoModelForCausalLM
-    model, missing = pretrained.load_model(auto, name, dtype, attention, revision)
+    model, missing = pretrained.load_model(
+        auto, name, dtype, attention, revision, None, quantizing.settings(quantization, dtype)
+    )
     causal_lm.refuse_other_architectures(name, model)
     if missing:
         raise RunError(f"{name} lacks weights of a causal language model, such as {', '.join(sorted(missing)[:3])}")
     tokenizer = pretrained.load_tokenizer(name, revision, model.config)
-    return HFCausal(name, tokenizer, add_lora(model, lora) if lora else model, share_prefix, lora)
+    return HFCausal(name, tokenizer, add_lora(model, lora) if lora else model, share_prefix, lora, quantization)
 
 
 def _without_weights(name: str, revision: str | None, share_prefix: bool) -> HFCausal:
@@ -64,17 +70,26 @@ def _without_weights(name: str, revision: str | None, share_prefix: bool) -> HFC
     return HFCausal(name, tokenizer, model, share_prefix, None)
 
 
-hf_causal.check = pretrained.check_sources  # type: ignore[attr-defined]
+hf_causal.check = quantizing.check  # type: ignore[attr-defined]
 hf_causal.without_weights = _without_weights  # type: ignore[attr-defined]
 
 
 class HFCausal:
-    def __init__(self, name: str, tokenizer: Any, module: Any, share_prefix: bool, lora: Lora | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        tokenizer: Any,
+        module: Any,
+        share_prefix: bool,
+        lora: Lora | None,
+        quantization: Quantization | None = None,
+    ) -> None:
         self.name = name
         self.tokenizer = tokenizer
         self.module = module
         self.lora = lora
         self._has_adapter = lora is not None
+        self._quantization = quantization
         self.shares_prefix = share_prefix and causal_lm.attends_to_everything(self.model)
         self._vocabulary_checked = False
 
@@ -124,5 +139,6 @@ class HFCausal:
     def save(self, folder: Path) -> None:
         """Write `backbone/`, or `adapter/` where LoRA is to stay apart."""
         adapter = self.lora if self._has_adapter else None
+        quantizing.require_apart(self._quantization, adapter)
         self.module = pretrained.save_model(self.module, self.tokenizer, self.name, adapter, folder)
         self._has_adapter = adapter is not None and not adapter.merge

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from rerankkit import generation, pretrained, seq2seq
+from rerankkit import quantization as quantizing
 from rerankkit.errors import InputError, RunError
 from rerankkit.lazy import transformers
 from rerankkit.lora import Lora, add_lora
 from rerankkit.pretrained import Attention, Dtype
 from rerankkit.protocols import Batch, Hidden, Tokens, Vocabulary
+from rerankkit.quantization import Quantization
 from rerankkit.registry import registry
 from rerankkit.seq2seq import EncoderState
 
@@ -22,6 +24,7 @@ def hf_encoder_decoder(
     dtype: Dtype = "fp32",
     attention: Attention = "auto",
     revision: str | None = None,
+    quantization: Quantization | None = None,
     lora: Lora | None = None,
 ) -> HFEncoderDecoder:
     """A text-to-text model, such as T5, Flan-T5, mT5 or BART. Code from a model's repository is never run.
@@ -44,15 +47,18 @@ def hf_encoder_decoder(
         dtype: "auto" is the checkpoint's own.
         attention: "auto" is "sdpa" where the architecture can, else "eager".
         revision: Branch, tag or commit of a hub id.
+        quantization: Weights in eight or four bits through bitsandbytes; to be trained with LoRA and `merge = false`.
     """
     config = pretrained.load_config(name, revision)
     seq2seq.refuse_other_architectures(name, config)
     auto = transformers.AutoModelForSeq2SeqLM
-    model, missing = pretrained.load_model(auto, name, dtype, attention, revision, config)
+    model, missing = pretrained.load_model(
+        auto, name, dtype, attention, revision, config, quantizing.settings(quantization, dtype)
+    )
     if missing:
         raise RunError(f"{name} lacks weights of its architecture, such as {', '.join(sorted(missing)[:3])}")
     tokenizer = pretrained.load_tokenizer(name, revision, model.config)
-    return HFEncoderDecoder(name, tokenizer, add_lora(model, lora) if lora else model, lora)
+    return HFEncoderDecoder(name, tokenizer, add_lora(model, lora) if lora else model, lora, quantization)
 
 
 def _without_weights(name: str, revision: str | None) -> HFEncoderDecoder:
@@ -63,19 +69,22 @@ def _without_weights(name: str, revision: str | None) -> HFEncoderDecoder:
     return HFEncoderDecoder(name, tokenizer, model, None)
 
 
-hf_encoder_decoder.check = pretrained.check_sources  # type: ignore[attr-defined]
+hf_encoder_decoder.check = quantizing.check  # type: ignore[attr-defined]
 hf_encoder_decoder.without_weights = _without_weights  # type: ignore[attr-defined]
 
 
 class HFEncoderDecoder:
     shares_prefix = False
 
-    def __init__(self, name: str, tokenizer: Any, module: Any, lora: Lora | None) -> None:
+    def __init__(
+        self, name: str, tokenizer: Any, module: Any, lora: Lora | None, quantization: Quantization | None = None
+    ) -> None:
         self.name = name
         self.tokenizer = tokenizer
         self.module = module
         self.lora = lora
         self._has_adapter = lora is not None
+        self._quantization = quantization
         self._vocabulary_checked = False
         tokenizer.decoder_start_token_id = seq2seq.start_token(name, self.model)
         if pretrained.positions(self.model.config) is None:  # relative ones, however long a text
@@ -118,6 +127,7 @@ class HFEncoderDecoder:
     def save(self, folder: Path) -> None:
         """Write `backbone/`, or `adapter/` where LoRA is to stay apart."""
         adapter = self.lora if self._has_adapter else None
+        quantizing.require_apart(self._quantization, adapter)
         self.module = pretrained.save_model(self.module, self.tokenizer, self.name, adapter, folder)
         self._has_adapter = adapter is not None and not adapter.merge
 

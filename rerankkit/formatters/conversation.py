@@ -9,7 +9,7 @@ from typing import Any
 from rerankkit import templates
 from rerankkit.chat import conversation
 from rerankkit.errors import InputError
-from rerankkit.labels import as_written, labels_of, neutral
+from rerankkit.labels import labels_of, neutral
 from rerankkit.protocols import Ask, Piece, Prompt
 from rerankkit.registry import registry
 
@@ -98,4 +98,4 @@ class Conversation:
         answer = len(pieces) if self.answer_prefix else None
         if self.answer_prefix:
             pieces.append(Piece(self.answer_prefix, "fixed"))
-        return Prompt(tuple(pieces), add_special_tokens=False, answer=answer, labels=as_written(labels, self.passage))
+        return Prompt(tuple(pieces), add_special_tokens=False, answer=answer, labels=labels)

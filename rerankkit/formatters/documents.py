@@ -96,7 +96,7 @@ class Documents:
             tuple(pieces),
             add_special_tokens=not self.chat,
             answer=answer,
-            labels=names.as_written(labels, self.document),
+            labels=labels,
             choices=names.answers_of(self.answers, labels),
         )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rerankkit.comparing import Asking, Decide, PairComparisons, one_prompt, together
+from rerankkit.comparing import Asking, Decide, PairComparisons, one_pair, together, unknown_decision
+from rerankkit.errors import InputError
 from rerankkit.protocols import Asked, Group, Order
 from rerankkit.registry import registry
 
@@ -28,6 +30,15 @@ class AllPairs:
 
     decide: Decide = "agree"
 
+    def __post_init__(self) -> None:
+        for argument, message in self.check(self.decide):
+            raise InputError(f"all_pairs.v1, {argument}: {message}")
+
+    @staticmethod
+    def check(decide: str = decide) -> Iterator[tuple[str, str]]:
+        """Say which arguments make no sense."""
+        return unknown_decision(decide)
+
     def rank(self, group: Group) -> Asking[Order]:
         count = len(group.docs)
         pairs = [(a, b) for a in range(count) for b in range(a + 1, count)]
@@ -40,4 +51,4 @@ class AllPairs:
         return sorted(enumerate(wins), key=lambda ranked: -ranked[1])
 
     def training_asks(self, group: Group) -> list[Asked]:
-        return one_prompt(group, 2, "all_pairs.v1")
+        return one_pair(group, "all_pairs.v1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rerankkit.comparing import Asking, Decide, PairComparisons, one_prompt, too_small, whole_order
+from rerankkit.comparing import Asking, Decide, PairComparisons, bubblesort, one_pair, too_small, unknown_decision
 from rerankkit.errors import InputError
 from rerankkit.protocols import Asked, Group, Order
 from rerankkit.registry import registry
@@ -14,7 +14,8 @@ from rerankkit.registry import registry
 @registry.strategies("pairwise_bubblesort.v1")
 @dataclass(frozen=True)
 class PairwiseBubblesort:
-    """Brings the best document to the top in each of k passes; neighbours that were compared are not asked again.
+    """Brings the best document to the top in each of k passes over neighbours, which run side by side; pairs that were
+    compared are not asked again.
 
     PRP-Sliding of Qin et al. 2023, arXiv 2306.17563.
 
@@ -32,22 +33,17 @@ class PairwiseBubblesort:
     decide: Decide = "agree"
 
     def __post_init__(self) -> None:
-        for argument, message in self.check(self.k):
+        for argument, message in self.check(self.k, self.decide):
             raise InputError(f"pairwise_bubblesort.v1, {argument}: {message}")
 
     @staticmethod
-    def check(k: int = k) -> Iterator[tuple[str, str]]:
-        """Say which numbers make no sense."""
-        return too_small(k=k)
+    def check(k: int = k, decide: str = decide) -> Iterator[tuple[str, str]]:
+        """Say which arguments make no sense."""
+        yield from too_small(k=k)
+        yield from unknown_decision(decide)
 
     def rank(self, group: Group) -> Asking[Order]:
-        order = list(range(len(group.docs)))
-        compare = PairComparisons(self.decide)
-        for top in range(min(self.k, len(order) - 1)):
-            for place in range(len(order) - 1, top, -1):
-                if (yield from compare.lead(order[place], order[place - 1])) > 0:
-                    order[place - 1], order[place] = order[place], order[place - 1]
-        return whole_order(order[: self.k], len(order))
+        return bubblesort(len(group.docs), self.k, 1, PairComparisons(self.decide).best)
 
     def training_asks(self, group: Group) -> list[Asked]:
-        return one_prompt(group, 2, "pairwise_bubblesort.v1")
+        return one_pair(group, "pairwise_bubblesort.v1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rerankkit.comparing import Asking, Decide, PairComparisons, heapsort, one_prompt, too_small
+from rerankkit.comparing import Asking, Decide, PairComparisons, heapsort, one_pair, too_small, unknown_decision
 from rerankkit.errors import InputError
 from rerankkit.protocols import Asked, Group, Order
 from rerankkit.registry import registry
@@ -33,16 +33,17 @@ class PairwiseHeapsort:
     decide: Decide = "agree"
 
     def __post_init__(self) -> None:
-        for argument, message in self.check(self.k):
+        for argument, message in self.check(self.k, self.decide):
             raise InputError(f"pairwise_heapsort.v1, {argument}: {message}")
 
     @staticmethod
-    def check(k: int = k) -> Iterator[tuple[str, str]]:
-        """Say which numbers make no sense."""
-        return too_small(k=k)
+    def check(k: int = k, decide: str = decide) -> Iterator[tuple[str, str]]:
+        """Say which arguments make no sense."""
+        yield from too_small(k=k)
+        yield from unknown_decision(decide)
 
     def rank(self, group: Group) -> Asking[Order]:
         return heapsort(len(group.docs), self.k, 2, PairComparisons(self.decide).best)
 
     def training_asks(self, group: Group) -> list[Asked]:
-        return one_prompt(group, 2, "pairwise_heapsort.v1")
+        return one_pair(group, "pairwise_heapsort.v1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rerankkit.comparing import Asking, SetComparisons, one_prompt, too_small, whole_order
+from rerankkit.comparing import Asking, SetComparisons, bubblesort, one_prompt, too_small
 from rerankkit.errors import InputError
 from rerankkit.protocols import Asked, Group, Order
 from rerankkit.registry import registry
@@ -14,8 +14,8 @@ from rerankkit.registry import registry
 @registry.strategies("setwise_bubblesort.v1")
 @dataclass(frozen=True)
 class SetwiseBubblesort:
-    """Brings the best document to the top in each of k passes of a window; sets that were compared before are not asked
-    again.
+    """Brings the best document to the top in each of k passes of a window, which run side by side; sets that were
+    compared are not asked again.
 
     Setwise prompting of Zhuang et al. 2024, arXiv 2310.09497. Every pass looks at every document below those that are
     sorted, so the result is exact for any number of documents.
@@ -46,16 +46,7 @@ class SetwiseBubblesort:
         return too_small(k=k, num_child=num_child, votes=votes)
 
     def rank(self, group: Group) -> Asking[Order]:
-        order = list(range(len(group.docs)))
-        compare = SetComparisons(group, self.votes)
-        for top in range(min(self.k, len(order) - 1)):
-            last = len(order) - 1
-            while last > top:
-                first = max(top, last - self.num_child)
-                best = order.index((yield from compare.best(tuple(order[first : last + 1]))))
-                order[first], order[best] = order[best], order[first]
-                last = first
-        return whole_order(order[: self.k], len(order))
+        return bubblesort(len(group.docs), self.k, self.num_child, SetComparisons(group, self.votes).best)
 
     def training_asks(self, group: Group) -> list[Asked]:
         return one_prompt(group, 1 + self.num_child, "setwise_bubblesort.v1")

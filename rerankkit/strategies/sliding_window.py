@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
-from rerankkit.comparing import Asking, Scores, one_prompt, shuffles, too_small, whole_order
+from rerankkit.comparing import Asking, Scores, one_prompt, shuffles, too_small, waves, whole_order
 from rerankkit.errors import InputError
 from rerankkit.protocols import Asked, Group, Order
 from rerankkit.registry import registry
@@ -28,7 +29,7 @@ class SlidingWindow:
     Args:
         window: How many documents a prompt shows.
         step: By how many documents the window moves.
-        repeats: How often it goes over the list.
+        repeats: How often it goes over the list; one time follows close behind another.
         votes: In how many orders each window is shown; documents are put in order of their mean rank (permutation
             self-consistency of Tang et al. 2024, arXiv 2310.07712).
     """
@@ -54,20 +55,18 @@ class SlidingWindow:
             yield "step", f"must be at most window = {window}, or documents would be left out; got {step}"
 
     def rank(self, group: Group) -> Asking[Order]:
-        order = list(range(len(group.docs)))
-        known: dict[Asked, list[int]] = {}
-        for _ in range(self.repeats if len(order) > 1 else 0):
-            start = len(order)
-            end = start
-            while start > 0:
-                start = max(0, end - self.window)
-                docs = tuple(order[start : start + self.window])
-                if docs not in known:
-                    orders = shuffles(group, docs, self.votes)
-                    known[docs] = _agreed(docs, orders, (yield orders))
+        count, known = len(group.docs), dict[Asked, list[int]]()
+        order = list(range(count))
+        starts = [*range(count - self.window, 0, -self.step), 0] if count > 1 else []
+        gap = -(-self.window // self.step) + 1  # the last window may overlap with one more than the others do
+        for now in waves([starts] * self.repeats, gap):
+            windows = [tuple(order[start : start + self.window]) for start in now]
+            orders = {docs: shuffles(group, docs, self.votes) for docs in windows if docs not in known}
+            scores = iter((yield [asked for shown in orders.values() for asked in shown]) if orders else ())
+            known |= {docs: _agreed(docs, shown, list(islice(scores, len(shown)))) for docs, shown in orders.items()}
+            for start, docs in zip(now, windows, strict=True):
                 order[start : start + self.window] = known[docs]
-                end -= self.step
-        return whole_order(order, len(order))
+        return whole_order(order, count)
 
     def training_asks(self, group: Group) -> list[Asked]:
         return one_prompt(group, self.window, "sliding_window.v1")

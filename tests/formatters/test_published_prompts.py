@@ -35,14 +35,6 @@ def of_recipe(name: str) -> Any:
     return build(read(recipes_folder() / f"{name}.cfg"), "model.formatter")
 
 
-def plain(name: str, answer_prefix: str = "") -> Any:
-    """The formatter of a recipe as it is for a base model, or for an encoder-decoder."""
-    values = {"model.formatter.chat": False, "model.formatter.answer_prefix": answer_prefix}
-    if name in ("rankzephyr", "rank_r1"):
-        values["model.formatter.system"] = ""
-    return build(read(recipes_folder() / f"{name}.cfg", values), "model.formatter")
-
-
 PAIR = """Given a query "what is {x}", which of the following two passages is more relevant to the query?
 
 Passage A: "a second one"
@@ -67,7 +59,7 @@ def test_query_likelihood() -> None:
     chat = prompt(of_recipe("query_likelihood"), 1)
     assert text(chat) == f"<|im_start|>user\n{published}<|im_end|>\n{THOUGHT}what is {{x}}"
     assert text(prompt(QueryGeneration(), 1)) == f"{published}\nwhat is {{x}}"
-    split = prompt(QueryGeneration(answer_prefix=""), 1)
+    split = prompt(of_recipe("query_likelihood_t5"), 1)
     assert split.answer is not None
     assert "".join(piece.text for piece in split.pieces[: split.answer]) == published
     assert [(piece.text, piece.scored) for piece in split.pieces[split.answer :]] == [("what is {x}", 0)]
@@ -104,7 +96,7 @@ def test_pairwise() -> None:
     made = prompt(of_recipe("pairwise"), 1, 0)
     assert text(made) == f"<|im_start|>user\n{PAIR}<|im_end|>\n{THOUGHT} Passage:"
     assert made.labels == ("A", "B") and made.choices == (" A", " B")
-    t5 = prompt(plain("pairwise", " Passage"), 1, 0)
+    t5 = prompt(of_recipe("pairwise_t5"), 1, 0)
     assert t5.answer == len(t5.pieces) - 1
     assert (text(t5), t5.pieces[-1].text) == (f"{PAIR} Passage", " Passage")
 
@@ -129,7 +121,10 @@ def test_setwise_and_listwise_by_likelihood() -> None:
         assert text(made) == f"<|im_start|>user\n{SET}<|im_end|>\n{THOUGHT} Passage:"
         assert made.labels == ("A", "B", "C")
         assert made.choices == (() if recipe == "setwise_generation" else (" A", " B", " C"))
-    assert text(prompt(plain("setwise"), 3, 0, 2)) == text(prompt(Documents(), 3, 0, 2)) == SET
+    assert text(prompt(Documents(), 3, 0, 2)) == SET
+    for recipe in ("setwise_t5", "listwise_likelihood_t5"):
+        t5 = prompt(of_recipe(recipe), 3, 0, 2)
+        assert t5.answer == len(t5.pieces) - 1 and text(t5) == f"{SET} Passage"
 
 
 def test_setwise_of_chat_models_behind_an_interface() -> None:
@@ -143,25 +138,18 @@ def test_setwise_of_chat_models_behind_an_interface() -> None:
 
 
 def test_listwise_in_one_text() -> None:
-    template = (
-        "This is RankGPT, an intelligent assistant that can rank passages based on their relevancy to the query.\n\n"
-        "The following are {num} passages, each indicated by number identifier []. I can rank them based on their "
-        "relevance to query: {query}\n\n{documents}\n\nThe search query is: {query}I will rank the {num} passages above "
-        "based on their relevance to the search query. The passages will be listed in descending order using "
-        "identifiers, and the most relevant passages should be listed first, and the output format should be [] > [] > "
-        "etc, e.g., [1] > [2] > etc.\n\nThe ranking results of the {num} passages (only identifiers) is:"
-    )
-    made = prompt(Documents(template, "[{label}] {document}", labels="numbers"), 1, 3, 0)
+    made = prompt(of_recipe("listwise_t5"), 1, 3, 0)
     assert text(made) == (
         "This is RankGPT, an intelligent assistant that can rank passages based on their relevancy to the query.\n\n"
-        "The following are 3 passages, each indicated by number identifier []. I can rank them based on their relevance "
-        "to query: what is {x}\n\n[1] a second one\n\n[2] 4\n\n[3] the first\n\nThe search query is: what is {x}I will "
+        "The following are 3 passages, each indicated by number identifier []. I can rank them based on their "
+        "relevance to query: what is {x}\n\n[1] a second one\n\n[2] 4\n\n[3] the first\n\nThe search query is: what is "
+        "{x}I will "
         "rank the 3 passages above based on their relevance to the search query. The passages will be listed in "
         "descending order using identifiers, and the most relevant passages should be listed first, and the output "
         "format should be [] > [] > etc, e.g., [1] > [2] > etc.\n\nThe ranking results of the 3 passages (only "
         "identifiers) is:"
     )
-    assert made.labels == ("[1]", "[2]", "[3]")
+    assert made.labels == ("1", "2", "3")
 
 
 def test_listwise_as_a_conversation() -> None:
@@ -182,7 +170,7 @@ def test_listwise_as_a_conversation() -> None:
         "results, do not say any word or explain.<|im_end|>\n"
         "<|im_start|>assistant\n<think>\n\n</think>\n\n"
     )
-    assert made.labels == ("[1]", "[2]") and not made.add_special_tokens
+    assert made.labels == ("1", "2") and not made.add_special_tokens
 
 
 def test_a_users_blanks_outlast_a_chat_template_that_trims() -> None:
@@ -200,7 +188,7 @@ def test_vicuna() -> None:
         "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
         "detailed, and polite answers to the user's questions."
     )
-    formatter = Documents(plain("pairwise").template, chat=True, system=system, answer_prefix=" Passage:")
+    formatter = Documents(of_recipe("pairwise").template, chat=True, system=system, answer_prefix=" Passage:")
     assert text(prompt(formatter, 1, 0, chat=VICUNA)) == f"{system} USER: {PAIR} ASSISTANT: Passage:"
 
 
@@ -276,7 +264,7 @@ Here are the documents:
 def test_rank_r1(recipe: str, system: str, turn: str) -> None:
     made = prompt(of_recipe(recipe), 1, 0)
     assert text(made) == f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{turn}<|im_end|>\n{THOUGHT}"
-    assert made.labels == ("[1]", "[2]") and made.choices == () and made.answer is None
+    assert made.labels == ("1", "2") and made.choices == () and made.answer is None
 
 
 def test_prompts_that_are_often_handed_on_without_their_source() -> None:
@@ -293,7 +281,7 @@ def test_prompts_that_are_often_handed_on_without_their_source() -> None:
     )
     one_turn = Documents(listwise + "\n\n{documents}", "[{label}] {document}", labels="numbers")
     assert text(prompt(one_turn, 3, 0)) == (
-        "I will provide you with 2 passages, each indicated by number identifier []. \nRank the passages based on their "
-        "relevance to query: what is {x}.\n\n[1] 4\n\n[2] the first"
+        "I will provide you with 2 passages, each indicated by number identifier []. \nRank the passages based on "
+        "their relevance to query: what is {x}.\n\n[1] 4\n\n[2] the first"
     )
     assert Conversation().opening == listwise
