@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import tiny_t5
 import tiny_training
 import torch
 import transformers
+from rich.console import Console
 
-from rerankkit import Group, Reranker, train
+from rerankkit import Group, Reranker, load_recipe, pretrained, train
 from rerankkit.errors import InputError
+from rerankkit.preview import preview
 
 PAIRS = [[tiny.sentence(i, 4), tiny.sentence(50 + i, 3 + 5 * i)] for i in range(5)]
 LORA = {
@@ -144,6 +147,24 @@ def test_recipes_of_published_models_run(name: str) -> None:
     reranker = Reranker.from_recipe(name, {"model.backbone.name": str(tiny_t5.folder())})
     ranked = reranker.rank(group.query, group.docs)
     assert sorted(r.index for r in ranked) == [0, 1, 2, 3] and len({r.score for r in ranked}) > 1
+
+
+def test_a_preview_reads_no_weights_and_shows_both_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = recipe(tmp_path, "yes_no", "bart")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("it read weights")
+
+    monkeypatch.setattr(pretrained, "load_model", refuse)
+    found = preview(load_recipe(at))
+    shown = found.examples[0].prompts[0]
+    words = tiny_t5.tokenizer(opened=True)
+    assert shown.tokens is not None and shown.answer == shown.length - 1 == shown.shared
+    assert [token.id for token in shown.tokens][-2:] == [1, 1]  # the text's end, and what BART's decoder begins with
+    assert [token.id for token in shown.tokens][:5] == words("Query: " + found.examples[0].query)["input_ids"][:5]
+    screen = io.StringIO()
+    Console(width=200, file=screen).print(found)
+    assert "nothing is shared: each prompt has an encoder's part" in screen.getvalue()
 
 
 def test_a_published_model_alone_says_which_recipe_asks_it() -> None:

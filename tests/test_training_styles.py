@@ -105,7 +105,7 @@ document = "[{label}] {document}"
 separator = "\\n"
 """
 CHOICES = 'answers = "{label}"\n[model.head]\n@heads = "choice.v1"\n'
-WRITTEN = '[model.head]\n@heads = "generated_order.v1"\nmax_new_tokens = 32\n'
+WRITTEN = '[model.head]\n@heads = "generated_order.v1"\nmax_new_tokens = 16\ntaught = "{label}"\n'
 RUNS: dict[str, tuple[str, str, int, str]] = {
     "pairwise": (PAIR + CHOICES, "pairwise_heapsort.v1", 2, "softmax_cross_entropy.v1"),
     "setwise": (PAIR + CHOICES, "setwise_heapsort.v1", 4, "softmax_cross_entropy.v1"),
@@ -121,22 +121,28 @@ RUNS: dict[str, tuple[str, str, int, str]] = {
 }
 
 
-def recipe(at: Path, style: str, training: dict[str, Any] | None = None, size: int = 0, loss: str = "") -> Path:
+def recipe(at: Path, style: str, size: int = 0, loss: str = "") -> Path:
     """The recipe of a style with a tiny model and LoRA."""
     sections, strategy, shown, own_loss = RUNS[style]
-    settings = {"max_steps": 60, "eval_steps": 30, "save_steps": 30, "learning_rate": 1e-2, **(training or {})}
+    batches = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
+    steps, rate = (400, 1e-2) if "generated_order" in sections else (200, 5e-3)
+    settings = {"max_steps": steps, "eval_steps": steps, "save_steps": steps, "learning_rate": rate, **batches}
     path = run.recipe(
-        at, settings, {"group_size": size or shown}, {"r": 8, "lora_alpha": 16}, loss or own_loss, groups=24
+        at, settings, {"group_size": size or shown}, {"r": 8, "lora_alpha": 16}, loss or own_loss, groups=200, dev=12
     )
     text = path.read_text()
     text = text.replace('[model.formatter]\n@formatters = "pointwise.v1"\n', "").replace(
         '[model.head]\n@heads = "yes_no.v1"\n', sections
     )
-    path.write_text(text.replace('@strategies = "pointwise.v1"', f'@strategies = "{strategy}"'))
+    windows = "\nwindow = 4\nstep = 2" if style == "listwise_written" else ""
+    path.write_text(text.replace('@strategies = "pointwise.v1"', f'@strategies = "{strategy}"{windows}'))
     return path
 
 
-@pytest.mark.parametrize("style", RUNS)
+SLOW = ("pairwise", "setwise_written")
+
+
+@pytest.mark.parametrize("style", [pytest.param(style, marks=[pytest.mark.slow] * (style in SLOW)) for style in RUNS])
 def test_a_tiny_run_learns_and_is_saved_bit_by_bit(
     style: str,
     tmp_path: Path,
@@ -144,26 +150,28 @@ def test_a_tiny_run_learns_and_is_saved_bit_by_bit(
 ) -> None:
     path = recipe(tmp_path, style)
     run.write_rows(tmp_path / "held_out.jsonl", 10, negatives=5, start=400)
-    before = measured(Reranker.from_recipe(path), tmp_path)
+    start = Reranker.from_recipe(path)
     of = train(path, tmp_path / "out")
-    after = measured(of, tmp_path)
+    before, after = measured(start, tmp_path), measured(of, tmp_path)
     losses, dev = history(seen[0], "loss"), history(seen[0], "eval_nDCG@10")
-    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
-    assert before < 0.8 < after and after > before + 0.15
-    assert max(dev) > 0.8
+    assert sum(losses[-5:]) < 0.4 * sum(losses[:5])
+    assert before < 0.75 and min(after, dev[-1]) > before + 0.12
+    if style == "listwise_written":
+        assert right_orders(start) <= 5 and right_orders(of) > 12
     group = tiny.group(5, 5)
     loaded = Reranker.from_pretrained(tmp_path / "out")
     assert loaded.rank(group.query, group.docs) == of.rank(group.query, group.docs)
 
 
-def test_the_order_that_was_taught_is_written(tmp_path: Path) -> None:
-    of = train(recipe(tmp_path, "listwise_written"), tmp_path / "out")
-    for row in range(5):
-        good, bad = f"{run.GOOD} {tiny.sentence(row, 2)}", [f"{run.BAD} {tiny.sentence(90 + i, 2)}" for i in range(3)]
-        for place in range(4):
-            docs = [*bad[:place], good, *bad[place:]]
-            wanted = [place, *(i for i in range(4) if i != place)]
-            assert [ranked.index for ranked in of.rank(tiny.sentence(row, 4), docs)] == wanted
+def right_orders(of: Reranker) -> int:
+    """How many of 20 lists of four come with the good document first and the others as they were given."""
+    found = 0
+    for number in range(20):
+        place, query = number % 4, tiny.sentence(300 + number, 4)
+        docs = [f"{run.BAD} {tiny.sentence(40 * number + i, 2)}" for i in range(3)]
+        docs.insert(place, f"{run.GOOD} {tiny.sentence(900 + number, 2)}")
+        found += [r.index for r in of.rank(query, docs)] == [place, *(i for i in range(4) if i != place)]
+    return found
 
 
 @pytest.mark.parametrize(

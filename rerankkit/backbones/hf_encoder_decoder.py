@@ -9,7 +9,7 @@ from typing import Any
 from rerankkit import generation, pretrained, seq2seq
 from rerankkit import quantization as quantizing
 from rerankkit.errors import InputError, RunError
-from rerankkit.lazy import transformers
+from rerankkit.lazy import torch, transformers
 from rerankkit.lora import Lora, add_lora
 from rerankkit.pretrained import Attention, Dtype
 from rerankkit.protocols import Batch, Hidden, Tokens, Vocabulary
@@ -121,7 +121,8 @@ class HFEncoderDecoder:
         return vocabulary
 
     def write(self, batch: Batch, max_new_tokens: int) -> list[list[int]]:
-        encoded = self._encoded(batch, None)
+        with torch.no_grad():  # what `generate` does by itself, and for its encoder too
+            encoded = self._encoded(batch, None)
         return generation.write_decoded(self.model, self.tokenizer, batch.tokens, encoded, max_new_tokens)
 
     def save(self, folder: Path) -> None:

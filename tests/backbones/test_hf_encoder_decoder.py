@@ -96,7 +96,7 @@ def test_likelihood_of_a_query_given_its_document(architecture: str) -> None:
     asked = [asking(i, 2 + 9 * i, tiny.sentence(70 + i, 2 + 3 * i), "query") for i in range(4)]
     batch = batch_of(model, [prompt for _, prompt in asked])
     assert batch.scored is not None
-    vocabulary = model.vocabulary(range(len(words)))
+    vocabulary = model.vocabulary()
     with torch.no_grad():
         logprobs = token_logits(model.hidden(batch).states, vocabulary).log_softmax(-1)
     for row, (text, prompt) in enumerate(asked):
