@@ -203,6 +203,8 @@ class Scoring:
 
     def _ask_sharing(self, questions: list[_Question], shared: SharedSet) -> None:
         """Ask what goes on from the same shared tokens; where too little memory is left to read them, from some."""
+        if shared not in self._states:
+            shared = tuple(one for one in shared if any(question.row.shared == one for question in questions))
         try:
             state = self._states.get(shared, lambda wanted: self._read(wanted, questions)) if shared else None
         except torch.OutOfMemoryError as error:

@@ -53,6 +53,9 @@ class States:
         self.room = room
         self._kept: dict[SharedSet, object] = {}
 
+    def __contains__(self, shared: SharedSet) -> bool:
+        return shared in self._kept
+
     def get(self, shared: SharedSet, read: Callable[[SharedSet], object]) -> object:
         """The state of what rows share; it is read unless it is at hand."""
         if shared in self._kept:
