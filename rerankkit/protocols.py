@@ -289,9 +289,10 @@ class Checkpoint(Protocol):
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """What a backbone adds to `Backbone` where it has an output layer over its vocabulary."""
+    """What a backbone adds to `Backbone` where it has an output layer over its vocabulary: its rows for some tokens, in
+    their order, or for all."""
 
-    def vocabulary(self, token_ids: Sequence[int]) -> Vocabulary: ...
+    def vocabulary(self, token_ids: Sequence[int] | None = None) -> Vocabulary: ...
 
 
 @runtime_checkable

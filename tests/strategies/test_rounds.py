@@ -17,6 +17,7 @@ from rerankkit.causal_lm import token_logits
 from rerankkit.engine import Parts
 from rerankkit.errors import RunError
 from rerankkit.protocols import Ask, Asked, Backbone, Batch, Group, Hidden, Order, Piece, Prompt
+from rerankkit.registry import registry
 from rerankkit.settings import Engine
 
 GROUPS = [tiny.group(number, docs, longest=12) for number, docs in enumerate((5, 0, 1, 7, 2, 4), start=40)]
@@ -167,6 +168,30 @@ def test_two_documents_in_one_prompt() -> None:
     assert [position for position, _ in order] == sorted(range(4), key=lambda i: -total[i])
     assert max(abs(score - total[position]) for position, score in order) < 1e-4
     assert (bill.total.prompts, bill.total.depth) == (12, 2)
+
+
+TWO_AT_A_TIME: dict[str, dict[str, int]] = {
+    "all_pairs.v1": {}, "pairwise_heapsort.v1": {"k": 3}, "pairwise_bubblesort.v1": {"k": 3},
+    "setwise_heapsort.v1": {"num_child": 1}, "setwise_bubblesort.v1": {"num_child": 1, "votes": 2},
+    "setwise_insertion.v1": {"k": 2, "num_child": 1}, "tournament.v1": {"k": 3, "num_child": 1},
+    "sliding_window.v1": {"window": 2, "step": 1, "repeats": 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TWO_AT_A_TIME)
+def test_our_strategies_are_batched_across_queries(name: str) -> None:
+    head = FirstOrSecond()
+    head.bind(parts().backbone)
+    strategy = registry.strategies.get(name)(**TWO_AT_A_TIME[name])
+    of = Parts(Pair(), parts().collator, parts().backbone, head, strategy)
+    alone = [engine.run(of, [group], Engine()) for group in GROUPS]
+    together, costs = engine.run(of, GROUPS, Engine())
+    assert [[position for position, _ in order] for order in together] == [
+        [position for position, _ in order] for (order,), _ in alone
+    ]
+    assert costs.prompts == sum(cost.prompts for _, cost in alone) > 0
+    assert costs.depth == max(cost.depth for _, cost in alone) > 0
+    assert costs.passes < sum(cost.passes for _, cost in alone)
 
 
 def stating(*rounds: list[Asked], end: Any) -> Any:
