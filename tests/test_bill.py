@@ -100,9 +100,7 @@ class Reads:
         return Reading([float(answer.count("yes"))] * len(labels), faults)
 
 
-class Writes:
-    """Writes " yes" once more than a prompt has documents, or " no no"; rows must be whole."""
-
+class Silent:
     def __init__(self) -> None:
         inner = tiny.backbone()
         self.tokenizer, self.module, self.shares_prefix = inner.tokenizer, inner.module, True
@@ -112,6 +110,10 @@ class Writes:
     def hidden(self, batch: Batch, state: Any = None) -> Any: ...
 
     def save(self, folder: Any) -> None: ...
+
+
+class Writes(Silent):
+    """Writes " yes" once more than a prompt has documents, or " no no"; rows must be whole."""
 
     def write(self, batch: Batch, max_new_tokens: int) -> list[list[int]]:
         assert batch.shared is None and max_new_tokens == 4
@@ -139,8 +141,8 @@ def test_answers_in_words_are_read_and_their_faults_counted() -> None:
 def test_parts_that_do_not_go_together_say_what_to_do() -> None:
     of = engine.Parts(Listed(), SequenceCollator(512), Writes(), Reads(), AllAtOnce())
     group = Group("a cat", ["on", "the mat"])
-    with pytest.raises(InputError, match="the head Reads reads what .* the backbone HFCausal writes nothing; use one"):
-        engine.run(replace(of, backbone=tiny.backbone()), [group], Engine())
+    with pytest.raises(InputError, match="the head Reads reads what .* the backbone Silent writes nothing; use one"):
+        engine.run(replace(of, backbone=Silent()), [group], Engine())
     with pytest.raises(InputError, match="the formatter Listed gives them none; use one that does"):
         engine.run(replace(of, formatter=Listed(labelled=False)), [group], Engine())
     logits = tiny.parts()

@@ -185,13 +185,14 @@ def test_our_strategies_are_batched_across_queries(name: str) -> None:
     strategy = registry.strategies.get(name)(**TWO_AT_A_TIME[name])
     of = Parts(Pair(), parts().collator, parts().backbone, head, strategy)
     alone = [engine.run(of, [group], Engine()) for group in GROUPS]
-    together, costs = engine.run(of, GROUPS, Engine())
+    together, bill = engine.run(of, GROUPS, Engine())
+    costs = bill.total
     assert [[position for position, _ in order] for order in together] == [
         [position for position, _ in order] for (order,), _ in alone
     ]
-    assert costs.prompts == sum(cost.prompts for _, cost in alone) > 0
-    assert costs.depth == max(cost.depth for _, cost in alone) > 0
-    assert costs.passes < sum(cost.passes for _, cost in alone)
+    assert costs.prompts == sum(cost.total.prompts for _, cost in alone) > 0
+    assert costs.depth == max(cost.total.depth for _, cost in alone) > 0
+    assert costs.passes < sum(cost.total.passes for _, cost in alone)
 
 
 def stating(*rounds: list[Asked], end: Any) -> Any:
