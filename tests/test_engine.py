@@ -14,10 +14,11 @@ import pytest
 import tiny
 import torch
 
-from rerankkit import engine
+from rerankkit import engine, prefixes
 from rerankkit.backbones.hf_causal import HFCausal
+from rerankkit.bill import Costs
 from rerankkit.collators.sequence import SequenceCollator
-from rerankkit.engine import Costs, Parts
+from rerankkit.engine import Parts
 from rerankkit.errors import RunError
 from rerankkit.protocols import Ask, Batch, Group, Row
 from rerankkit.settings import Engine
@@ -39,8 +40,8 @@ def naive(architecture: str) -> list[list[float]]:
 
 def scores(of: Parts, groups: Sequence[Group], settings: Engine | None = None) -> tuple[list[list[float]], Costs]:
     """Scores in the documents' order, and what they cost."""
-    orders, costs = engine.run(of, groups, settings or Engine())
-    return [[score for _, score in sorted(order)] for order in orders], costs
+    orders, bill = engine.run(of, groups, settings or Engine())
+    return [[score for _, score in sorted(order)] for order in orders], bill.total
 
 
 def worst(left: list[list[float]], right: list[list[float]]) -> float:
@@ -131,7 +132,7 @@ def test_costs_are_what_one_can_count_by_hand() -> None:
     ids = [words(text)["input_ids"] for text in texts]
     prefix = len(commonprefix(ids))
     own = [len(row) - prefix for row in ids]
-    assert prefix >= engine.SHORTEST_PREFIX
+    assert prefix >= prefixes.SHORTEST_PREFIX
 
     costs = scores(parts(), [group])[1]
     assert (costs.prompts, costs.passes, costs.depth) == (3, 2, 1)
@@ -158,10 +159,10 @@ def test_cuts_are_counted() -> None:
 
 def test_no_one_and_equal_documents() -> None:
     assert engine.run(parts(), [], Engine())[0] == []
-    orders, costs = engine.run(parts(), [Group("a cat", []), Group("a cat", ["on the mat"])], Engine())
+    orders, bill = engine.run(parts(), [Group("a cat", []), Group("a cat", ["on the mat"])], Engine())
     assert orders[0] == [] and [position for position, _ in orders[1]] == [0]
-    assert costs.prompts == 1 and costs.prefix_saved == 0
-    assert engine.run(parts(), [Group("a cat", [])], Engine())[1].depth == 0
+    assert bill.total.prompts == 1 and bill.total.prefix_saved == 0
+    assert engine.run(parts(), [Group("a cat", [])], Engine())[1].total.depth == 0
     (same,), _ = engine.run(parts(), [Group("a cat", ["on the mat"] * 5)], Engine())
     assert [position for position, _ in same] == [0, 1, 2, 3, 4] and len({score for _, score in same}) == 1
 

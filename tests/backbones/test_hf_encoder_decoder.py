@@ -60,14 +60,14 @@ def asking(number: int, words: int, answer: str, role: Any = "fixed") -> tuple[s
 @pytest.mark.parametrize("architecture", tiny_t5.NAMES)
 def test_scores_are_transformers_own(architecture: str, budget: int) -> None:
     of = tiny_t5.parts(architecture)
-    orders, costs = engine.run(of, GROUPS, Engine(batch_tokens=budget, prefix_tokens=budget))
+    orders, bill = engine.run(of, GROUPS, Engine(batch_tokens=budget, prefix_tokens=budget))
     for group, order in zip(GROUPS, orders, strict=True):
         naive = tiny_t5.naive_scores(of, group)
         assert [score for _, score in sorted(order)] == pytest.approx(naive, abs=1e-4)
         assert max(naive) - min(naive) > 0.1
     texts = [tiny_t5.TEMPLATE.replace("{query}", g.query).replace("{document}", d) for g in GROUPS for d in g.docs]
     read = sum(len(of.backbone.tokenizer(text)["input_ids"]) for text in texts)
-    assert costs.tokens == read + len(texts)  # the encoder's, and the decoder's one each
+    assert bill.total.tokens == read + len(texts)  # the encoder's, and the decoder's one each
 
 
 @pytest.mark.parametrize("lora", [None, Lora(r=4, merge=False)])
