@@ -1,8 +1,9 @@
 """How fast are LLM rankers beside a plain port of the way llm-rankers runs them, and what gives how much?
 
 The port (after github.com/ielab/llm-rankers) takes one query after another and one comparison after another, pads, and
-computes the logits of the whole vocabulary at every position. Both begin with the same prompts, and the orders that
-come out are compared before any time is believed.
+computes the logits of the whole vocabulary at every position. Both begin with the same prompts and leave documents that
+the model cannot tell apart in the first stage's order, and the orders that come out are compared before any time is
+believed.
 """
 
 from __future__ import annotations
@@ -206,7 +207,9 @@ def better_of_two(parts: Parts, group: Group, a: int, b: int) -> bool:
     """Whether both orders of two documents say that the first is better; the two make one batch."""
     logits, _ = all_logits(parts, [prompt(parts, group, (a, b)), prompt(parts, group, (b, a))])
     (aa, ab), (bb, ba) = logits[:, -1, label_ids(parts)[:2]].tolist()
-    return aa > ab and ba > bb
+    if aa > ab and ba > bb:
+        return True
+    return not (aa < ab and ba < bb) and a < b
 
 
 def heapsort(group: Group, children: int, best: Callable[[list[int]], int]) -> list[int]:
