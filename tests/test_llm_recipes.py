@@ -25,8 +25,6 @@ GROUPS = [tiny.group(1, 7, 12), tiny.group(2, 0), tiny.group(3, 1), tiny.group(4
 WRITTEN = ("setwise_generation", "listwise", "rankzephyr", "rank_r1", "rank_r1_v02", "setwise_sft", "listwise_t5")
 
 # What the engine cannot do yet: written answers, sets that differ in size, query likelihood behind a shared prefix.
-WAITING = (*WRITTEN, "query_likelihood", "setwise", "setwise_t5")
-PENDING = pytest.mark.xfail(strict=True, reason="the engine reads only one score a prompt")
 
 
 def overrides(name: str) -> dict[str, Any]:
@@ -95,7 +93,7 @@ def test_the_parts_of_a_recipe_fit(name: str) -> None:
         assert orders[0] != sorted(orders[0])
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=PENDING if name in WAITING else ()) for name in CAUSAL + T5])
+@pytest.mark.parametrize("name", CAUSAL + T5)
 def test_many_queries_at_once_are_ranked_as_one_prompt_after_another(name: str) -> None:
     reranker = built(name)
     for group, ranking in zip(GROUPS, reranker.rank_groups(GROUPS), strict=True):
