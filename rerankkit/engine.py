@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -241,7 +241,10 @@ class Scoring:
                 costs.prefix_saved -= len(one)
 
     def _ask_all(self, questions: list[_Question], shared: SharedSet, state: object) -> None:
-        for numbers in _batches([question.row for question in questions], self.settings.batch_tokens):
+        lengths = [len(question.row.ids) for question in questions]
+        if isinstance(self.parts.head, AnswerReader):  # what an encoder reads is in no state that is at hand
+            lengths = [length + len(q.row.shared) for length, q in zip(lengths, questions, strict=True)]
+        for numbers in _batches(lengths, self.settings.batch_tokens):
             batch = [questions[number] for number in numbers]
             self._ask_batch(batch, shared, state)
             if self.answers is not None:
@@ -348,9 +351,9 @@ def embed(parts: Parts, texts: Sequence[str], kind: str, settings: Engine) -> li
             "token vectors are what late interaction compares, and this reranker's head reads one score off a prompt"
         )
     rows = encode(parts, [Ask(Group(text, [text]), (0,)) for text in texts])
-    sized = [replace(row, ids=list(row.shared)) for row in rows] if kind == "query" else rows
+    lengths = [len(row.shared if kind == "query" else row.ids) for row in rows]
     found: list[torch.Tensor] = [torch.empty(0)] * len(rows)
-    for numbers in _batches(sized, settings.batch_tokens):
+    for numbers in _batches(lengths, settings.batch_tokens):
         batch = collate(parts, [rows[number] for number in numbers]).to(_device(parts))
         tokens, of = batch.tokens, list(range(len(numbers)))
         if kind == "query" and batch.shared is not None and batch.shared_of is not None:
@@ -364,16 +367,13 @@ def embed(parts: Parts, texts: Sequence[str], kind: str, settings: Engine) -> li
     return found
 
 
-def _batches(rows: Sequence[Row], batch_tokens: int) -> Iterator[list[int]]:
-    """Rows of like length together, longest first, each batch within the budget with its padding."""
+def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Numbers of rows of like length, longest first, each batch within the budget with its padding."""
     batch: list[int] = []
-    width = 0
-    for number in sorted(range(len(rows)), key=lambda i: -len(rows[i].ids)):
-        if batch and width * (len(batch) + 1) > batch_tokens:
+    for number in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > batch_tokens:
             yield batch
             batch = []
-        if not batch:
-            width = len(rows[number].ids)
         batch.append(number)
     if batch:
         yield batch

@@ -138,6 +138,33 @@ def test_answers_in_words_are_read_and_their_faults_counted() -> None:
     )
 
 
+def test_what_an_encoder_reads_counts_in_a_batch_of_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows as an encoder-decoder has them: the prompt in `shared`, hardly anything of their own."""
+
+    class Apart(SequenceCollator):
+        def encode(self, prompts: Any, tokenizer: Any) -> Any:
+            return [replace(row, shared=tuple(row.ids), ids=[0]) for row in super().encode(prompts, tokenizer)]
+
+    class Sized(Writes):
+        def write(self, batch: Batch, max_new_tokens: int) -> list[list[int]]:
+            assert batch.shared is not None
+            rows.append(len(batch.shared.ids))
+            return [[1, 2]] * len(batch.answer)
+
+    rows: list[int] = []
+    of = engine.Parts(Listed(), Apart(512), Sized(), Reads(), AllAtOnce())
+    groups = [Group(f"a cat {word}", ["on", "the mat"]) for word in tiny.WORDS[:6]]
+    _, bill = engine.run(of, groups, Engine(batch_tokens=60))
+    assert sum(rows) == 6 and len(rows) > 1
+    lengths = [
+        len(row.shared)
+        for row in of.collator.encode([Listed().format(Ask(g, (0, 1)), None) for g in groups], of.backbone.tokenizer)
+    ]
+    assert bill.total.tokens == sum(lengths) + 6 and bill.total.prefix_saved == 0
+    # of each batch the encoder's pass, and three of the decoder's: two tokens and the one that ends them
+    assert bill.total.passes == 4 * len(rows) and bill.total.generated == 12
+
+
 def test_parts_that_do_not_go_together_say_what_to_do() -> None:
     of = engine.Parts(Listed(), SequenceCollator(512), Writes(), Reads(), AllAtOnce())
     group = Group("a cat", ["on", "the mat"])
