@@ -136,12 +136,18 @@ def rank_into(
         require_place(file)
     try:
         with contextlib.closing(ScoreCache(path)) as cache:
-            run = rerank(reranker, groups, weight, cache)
+            if len(cache):
+                logger.info("going on with the %d answers in %s", len(cache), path)
+            try:
+                run = rerank(reranker, groups, weight, cache)
+            finally:
+                if kept is None and not len(cache):
+                    path.unlink()  # nothing was answered, so nothing can be gone on from
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; the same command goes on from the answers in {path}") from None
+        raise Interrupted("interrupted; the same command goes on from here") from None
     write_run(run, output, tag)
     if kept is None:
-        path.unlink()
+        path.unlink(missing_ok=True)
     if reranker.costs.cached:
         logger.info(
             "%d answers were at hand in %s, %d prompts were asked", reranker.costs.cached, path, reranker.costs.prompts
