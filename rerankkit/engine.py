@@ -94,14 +94,16 @@ def run(
     settings: Engine,
     finished: Callable[[], None] = lambda: None,
     answers: Answers | None = None,
+    answered: Callable[[int], None] = lambda prompts: None,
 ) -> tuple[list[Order], Bill]:
     """Rank every group, in the order given; `finished` is called as each one is done.
 
     Args:
         answers: What the model has answered before; what it answers now is added batch by batch.
+        answered: Is told after each batch how many prompts it had.
     """
     start = time.perf_counter()
-    scoring = Scoring(parts, settings, Bill.blank(len(groups)), answers)
+    scoring = Scoring(parts, settings, Bill.blank(len(groups)), answers, answered)
     rankings = [Ranking(number, group, parts.strategy) for number, group in enumerate(groups)]
     for together in rounds(rankings, scoring.prefix_length, settings.prefix_tokens):
         asking = [ranking for ranking in together if ranking.order is None]
@@ -140,10 +142,18 @@ class Scoring:
     Args:
         bill: Costs are added to it.
         answers: What the model has answered before.
+        answered: Is told after each batch how many prompts it had.
     """
 
-    def __init__(self, parts: Parts, settings: Engine, bill: Bill, answers: Answers | None = None) -> None:
-        self.parts, self.settings, self.bill, self.answers = parts, settings, bill, answers
+    def __init__(
+        self,
+        parts: Parts,
+        settings: Engine,
+        bill: Bill,
+        answers: Answers | None = None,
+        answered: Callable[[int], None] = lambda prompts: None,
+    ) -> None:
+        self.parts, self.settings, self.bill, self.answers, self._answered = parts, settings, bill, answers, answered
         self._known: dict[int, Shared] = {}
         self._states = States(settings.prefix_tokens)
         if isinstance(parts.head, AnswerReader) and not isinstance(parts.backbone, Writer):
@@ -249,6 +259,7 @@ class Scoring:
             self._ask_batch(batch, shared, state)
             if self.answers is not None:
                 self.answers.keep([q.key for q in batch], [q.reading for q in batch if q.reading is not None])
+            self._answered(len(batch))
 
     def _ask_batch(self, questions: list[_Question], shared: SharedSet, state: object) -> None:
         """Answer one batch; a batch that does not fit into memory is halved."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import random
@@ -106,7 +107,8 @@ def rerank(reranker: Reranker, groups: Sequence[Group], weight: float | None, ca
     groups = prepare(groups)
     with Bar("ranking") as bar:
         bar.start(len(groups))
-        run = run_of(groups, reranker.rank_groups(groups, finished=bar.advance, cache=cache))
+        answered = functools.partial(bar.count, what="prompts")
+        run = run_of(groups, reranker.rank_groups(groups, finished=bar.advance, cache=cache, answered=answered))
     if weight is None:
         return run
     first = first_run(groups)

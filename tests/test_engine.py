@@ -244,3 +244,9 @@ def test_scores_of_another_shape_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(engine, "forward", lambda of, batch, state=None: torch.zeros(len(batch.answer), 2))
     with pytest.raises(RunError, match="the head gave 2 scores to a prompt of 1 documents"):
         engine.run(parts(), GROUPS, Engine())
+
+
+def test_every_batch_is_told_of() -> None:
+    told: list[int] = []
+    _, bill = engine.run(parts(), GROUPS, Engine(batch_tokens=100), answered=told.append)
+    assert sum(told) == bill.total.prompts and len(told) > 2
