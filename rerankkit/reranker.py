@@ -21,6 +21,7 @@ from rerankkit.published import published_recipe
 from rerankkit.recipe import Recipe, build, load_recipe
 from rerankkit.score_cache import ScoreCache
 from rerankkit.settings import Engine
+from rerankkit.token_vectors import embed
 
 logger = logging.getLogger("rerankkit")
 PARTS = ("formatter", "collator", "backbone", "head", "strategy")
@@ -199,7 +200,7 @@ class Reranker:
                 raise InputError(f"text {number} must be a text; got {text!r:.120}")
         self._require_trained()
         with torch.no_grad():  # tensors of inference_mode could be neither changed nor trained on
-            return engine.embed(self.parts, texts, kind, self.settings)
+            return embed(self.parts, texts, kind, self.settings)
 
     def _require_trained(self) -> None:
         if not self.untrained:
