@@ -301,7 +301,7 @@ class Scoring:
         if any(not row.labels for row in rows):
             raise InputError(
                 f"the head {_name(head)} reads the names of documents in what the model writes, and the formatter "
-                f"{_name(self.parts.formatter)} gives them none; use one that does, such as listwise.v1"
+                f"{_name(self.parts.formatter)} gives them none; use one that does, such as documents.v1"
             )
         batch = collate(self.parts, rows)
         written = backbone.write(batch.to(device(self.parts)), head.max_new_tokens)

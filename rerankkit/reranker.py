@@ -150,7 +150,8 @@ class Reranker:
         ]
 
     def compute_score(self, pairs: Sequence[Sequence[str]], normalize: bool = False) -> list[float]:
-        """Scores of (query, document) pairs in the order given; one flat pair is accepted.
+        """Scores of (query, document) pairs in the order given; one flat pair is accepted. A reranker that compares
+        documents with one another has none.
 
         Args:
             normalize: Sigmoid of the scores, for display. Rankings never use it.
@@ -169,6 +170,11 @@ class Reranker:
             group = groups.setdefault(query, Group(query, []))
             asks.append(Ask(group, (len(group.docs),)))
             group.docs.append(document)
+        if asks and self.parts.formatter.format(asks[0], self.parts.backbone.tokenizer).labels:
+            raise InputError(
+                "this reranker compares documents with one another, so a pair has no score of its own; use rank or "
+                "rank_groups"
+            )
         self.bill, start = Bill.blank(len(groups)), time.perf_counter()
         place = {query: i for i, query in enumerate(groups)}
         queries = [place[ask.group.query] for ask in asks]

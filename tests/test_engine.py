@@ -19,8 +19,10 @@ from rerankkit.backbones.hf_causal import HFCausal
 from rerankkit.bill import Costs
 from rerankkit.collators.sequence import SequenceCollator
 from rerankkit.engine import Parts
-from rerankkit.errors import RunError
+from rerankkit.errors import InputError, RunError
+from rerankkit.heads.generated_order import GeneratedOrder
 from rerankkit.protocols import Ask, Batch, Group, Row
+from rerankkit.registry import registry
 from rerankkit.settings import Engine
 
 GROUPS = [tiny.group(number, docs) for number, docs in enumerate((5, 1, 0, 3, 4), start=1)]
@@ -251,3 +253,11 @@ def test_every_batch_is_told_of() -> None:
     told: list[int] = []
     _, bill = engine.run(parts(), GROUPS, Engine(batch_tokens=100), answered=told.append)
     assert sum(told) == bill.total.prompts and len(told) > 2
+
+
+def test_a_formatter_without_labels_is_told_of_one_that_has_some() -> None:
+    of, head = tiny.parts(), GeneratedOrder()
+    head.bind(of.backbone)
+    with pytest.raises(InputError, match="gives them none; use one that does, such as ") as refused:
+        engine.run(replace(of, head=head), GROUPS, Engine())
+    assert str(refused.value).rpartition(" ")[2] in registry.formatters.names()

@@ -15,7 +15,7 @@ from rerankkit.recipe import check, load_recipe, read, recipes_folder
 
 CAUSAL = [
     "query_likelihood", "pairwise", "setwise", "setwise_generation", "listwise_likelihood", "listwise", "rankzephyr",
-    "rank_r1", "rank_r1_v02", "setwise_sft",
+    "rank_r1", "rank_r1_v02", "setwise_sft", "llm_relevant_body",
 ]  # fmt: skip
 T5 = [
     "llm_rankers_yes_no", "monot5", "duot5", "query_likelihood_t5", "pairwise_t5", "setwise_t5", "listwise_t5",
@@ -23,8 +23,6 @@ T5 = [
 ]  # fmt: skip
 GROUPS = [tiny.group(1, 7, 12), tiny.group(2, 0), tiny.group(3, 1), tiny.group(4, 23, 10)]
 WRITTEN = ("setwise_generation", "listwise", "rankzephyr", "rank_r1", "rank_r1_v02", "setwise_sft", "listwise_t5")
-
-# What the engine cannot do yet: written answers, sets that differ in size, query likelihood behind a shared prefix.
 
 
 def overrides(name: str) -> dict[str, Any]:

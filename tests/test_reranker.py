@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 
 from rerankkit import Group, Ranked, Reranker
 from rerankkit.errors import InputError, RunError
+from rerankkit.formatters.documents import Documents
 from rerankkit.recipe import load_recipe
 
 GROUP = tiny.group(1, 6)
@@ -64,6 +66,13 @@ def test_normalized_scores_are_sigmoids() -> None:
 def test_bad_pairs_are_refused(pairs: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         reranker().compute_score(pairs)
+
+
+def test_what_compares_documents_has_no_score_of_a_pair() -> None:
+    of = Reranker(replace(tiny.parts(), formatter=Documents()))
+    with pytest.raises(InputError, match="compares documents with one another"):
+        of.compute_score(PAIRS)
+    assert of.compute_score([]) == []
 
 
 def test_rank_sorts_by_score() -> None:

@@ -48,13 +48,13 @@ class QueryLikelihood:
         if batch.scored is None:
             raise InputError(
                 "query_likelihood.v1 needs a prompt that ends with the query, and this formatter marks no text whose "
-                "likelihood is asked; use query_likelihood.v1 as the formatter too"
+                "likelihood is asked; use the formatter query_generation.v1"
             )
         scored = batch.scored == 0  # [rows, length]
         if scored[:, 0].any() or not scored.any(1).all():
             raise InputError(
-                "query_likelihood.v1: the query must have a token, and text of the prompt before it; write a template "
-                "in which something stands before {query}"
+                "query_likelihood.v1: the query must have a token, and something must stand before it; write a "
+                "template of more than {document}, or an answer_prefix"
             )
         vocabulary = self._backbone.vocabulary()
         return sequence_logprob(

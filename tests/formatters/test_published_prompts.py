@@ -78,6 +78,11 @@ def test_query_likelihood() -> None:
             "A: what is {x}\nB: a second one\nGiven a query A and a passage B, determine whether the passage contains "
             "an answer to the query by providing a prediction of either 'Yes' or 'No'.",
         ),
+        (
+            "llm_relevant_body",
+            "A: what is {x}\nB: a second one\nGiven a query with a relevant body, determine whether the document is "
+            "pertinent to the query by providing a prediction of either 'Yes' or 'No'.",
+        ),
     ],
 )
 def test_pointwise(recipe: str, expected: str) -> None:
