@@ -29,10 +29,10 @@ from rerankkit.reranker import Reranker
 QUERIES = 3 if SMALL else 20
 BATCH = 2 if SMALL else 32
 """Of pointwise methods: what llm-rankers' own instructions give."""
-ROUNDS = 3
+ROUNDS = 1 if SMALL else 2
 PASSAGE_TOKENS = 64
 QUERY_TOKENS = 32
-K = 3
+K = 2
 QUERY_FIRST = "Query: {query}\nDocument: {document}\nDoes the document answer the query? Answer yes or no:"
 
 pytestmark = pytest.mark.usefixtures("threads")
@@ -46,23 +46,23 @@ def test_yes_no(benchmark: Any) -> None:
         "model.head.positive": "Yes",
         "model.head.negative": "No",
     }
-    ours, groups = reranker("llm_pointwise", overrides), queries(2, 6 if SMALL else 100)
+    ours, groups = reranker("llm_pointwise", overrides), queries(1, 6 if SMALL else 100)
     compare(benchmark, "yes/no", ours, groups, partial(by_yes_no, ours.parts), at_least=2.0)
 
 
 def test_query_likelihood(benchmark: Any) -> None:
-    ours, groups = reranker("query_likelihood"), queries(2, 6 if SMALL else 100)
+    ours, groups = reranker("query_likelihood"), queries(1, 6 if SMALL else 100)
     compare(benchmark, "query likelihood", ours, groups, partial(by_likelihood, ours.parts), at_least=1.5)
 
 
 def test_setwise_heapsort(benchmark: Any) -> None:
-    ours, groups = reranker("setwise", {"model.strategy.k": K}), queries(QUERIES, 6 if SMALL else 12)
+    ours, groups = reranker("setwise", {"model.strategy.k": K}), queries(QUERIES, 6)
     best = partial(by_label, ours.parts)
     compare(benchmark, "setwise heapsort", ours, groups, lambda group: heapsort(group, 3, partial(best, group)), 1.2)
 
 
 def test_pairwise_heapsort(benchmark: Any) -> None:
-    ours, groups = reranker("pairwise", {"model.strategy.k": K}), queries(QUERIES, 6 if SMALL else 8)
+    ours, groups = reranker("pairwise", {"model.strategy.k": K}), queries(QUERIES, 5)
     best = partial(better_of_two, ours.parts)
     compare(benchmark, "pairwise heapsort", ours, groups, lambda group: pair_heapsort(group, partial(best, group)), 1.2)
 
