@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,7 +22,8 @@ def model_fingerprint(recipe: Recipe | None, modules: Sequence[torch.nn.Module])
     """A hash of the recipe's filled sections, of the files that their parts are written in, and of all weights.
 
     Weights are hashed as they are in memory, so training on makes another model, and so does another dtype. The device
-    is left out: a run may go on on another machine, whose scores differ by rounding only.
+    is left out: a run may go on on another machine, whose scores differ by rounding only. So is an adapter that nothing
+    has trained: it changes no answer, and half of it is random.
     """
     if recipe is None:
         raise InputError(
@@ -36,15 +37,25 @@ def model_fingerprint(recipe: Recipe | None, modules: Sequence[torch.nn.Module])
             whole.update(section.strip().encode() + b"\0")
             for namespace, part in re.findall(r'^@(\w+)\s*=\s*"(.+)"$', section, flags=re.MULTILINE):
                 whole.update(_source(namespace, part))
-    tensors = [
-        (f"{number} {name} {tensor.dtype} {tuple(tensor.shape)}", tensor)
+    weights = {
+        f"{number} {name}": tensor
         for number, module in enumerate(modules)
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]
+    }
+    idle = _untrained_adapters(weights)
+    tensors = [
+        (f"{name} {tensor.dtype} {tuple(tensor.shape)}", tensor) for name, tensor in weights.items() if name not in idle
     ]
     with ThreadPoolExecutor() as hashing:  # hashlib lets other threads go on
         for (name, _), digest in zip(tensors, hashing.map(_digest, [tensor for _, tensor in tensors]), strict=True):
             whole.update(name.encode() + b"\0" + digest)
     return whole.hexdigest()
+
+
+def _untrained_adapters(weights: Mapping[str, torch.Tensor]) -> set[str]:
+    """The names of LoRA's pairs of matrices whose product is zero, as one of the two is."""
+    pairs = [(name, re.sub(r"(lora_\w*)A\.", r"\1B.", name)) for name in weights if re.search(r"lora_\w*A\.", name)]
+    return {name for pair in pairs if not all(weights[name].any() for name in pair) for name in pair}
 
 
 def _source(namespace: str, part: str) -> bytes:

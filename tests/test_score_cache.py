@@ -91,6 +91,22 @@ def test_another_model_or_prompt_is_asked_anew(tmp_path: Path) -> None:
     assert cached(reranker(tmp_path, extra="[engine]\nbatch_tokens = 7\n")) == 16, "batches change no score"
 
 
+def test_an_adapter_counts_once_it_is_trained(tmp_path: Path) -> None:
+    adapter = {"model.backbone.lora": {"r": 2, "merge": False}}
+    one, other = reranker(tmp_path, overrides=adapter), reranker(tmp_path, overrides=adapter)
+    weights = [dict(of.parts.backbone.module.named_parameters()) for of in (one, other)]
+    first = next(name for name in weights[0] if "lora_A" in name)
+    second = first.replace("lora_A", "lora_B")
+    assert not weights[0][first].equal(weights[1][first]) and one.fingerprint() == other.fingerprint()
+    with torch.no_grad():
+        for own in weights:
+            own[second].fill_(0.1)
+    assert one.fingerprint() != other.fingerprint(), "now the random halves change answers"
+    with torch.no_grad():
+        weights[1][first].copy_(weights[0][first])
+    assert one.fingerprint() == other.fingerprint() != reranker(tmp_path, overrides=adapter).fingerprint()
+
+
 def test_a_reranker_without_a_recipe_cannot_be_told_apart(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="put together without a recipe; build it with"):
         Reranker(tiny.parts()).rank_groups(GROUPS, cache=ScoreCache(tmp_path / "scores.sqlite"))
