@@ -31,15 +31,16 @@ def run_forward(hidden: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.T
     block = _block(backend, hidden)
     if at_once and block is fallback:
         return fallback.forward_with_slopes(hidden, *inputs)
-    return (*fallback.forward(hidden, *inputs, block.add), hidden.new_empty(0))
+    inputs.append(block.add)
+    return (*fallback.forward(hidden, *inputs), hidden.new_empty(0))
 
 
 def _run_backward(grad: torch.Tensor, hidden: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
     weight, ids, bias, mask, totals, slopes, *options, backend, needs = rest
     if slopes.numel() and needs == [True, False, False]:
         return (grad * slopes).to(hidden.dtype), grad.new_empty(0), grad.new_empty(0)
-    differentiate = _block(backend, hidden).differentiate
-    return fallback.backward(grad, hidden, weight, ids, bias, mask, totals, *options, needs, differentiate)
+    inputs = (weight, ids, bias, mask, totals, *options, needs, _block(backend, hidden).differentiate)
+    return fallback.backward(grad, hidden, *inputs)
 
 
 LIBRARY.impl("logprob_forward", run_forward, "CompositeExplicitAutograd")

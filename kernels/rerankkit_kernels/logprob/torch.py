@@ -57,8 +57,8 @@ def forward_with_slopes(
     """As `forward`, of one token each, and the gradients of the log-probabilities by hidden [n, width].
 
     It is attention whose keys and values are the output layer, so a sum is scaled down whenever a higher logit is met
-    (Milakov and Gimelshein 2018; Dao et al. 2022). The token itself is left out of the sums: where it is nearly certain,
-    what remains of the gradient would be a difference of two large numbers.
+    (Milakov and Gimelshein 2018; Dao et al. 2022). The token itself is left out of the sums: where it is nearly
+    certain, what remains of the gradient would be a difference of two large numbers.
     """
     wide = torch.promote_types(hidden.dtype, torch.float32)
     kept = _kept(hidden, mask)
