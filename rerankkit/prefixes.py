@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from rerankkit.protocols import Group, Row
 
-SHORTEST_PREFIX = 8
+SHORTEST_PREFIX = 7
 Shared = tuple[int, ...]
 SharedSet = tuple[Shared, ...]
 """Shared tokens whose state was read at once, so that one batch can go on from any of them."""

@@ -69,7 +69,7 @@ def test_a_document_that_runs_into_the_prompt_leaves_the_prefix_as_it_is() -> No
 
 
 def test_a_short_prefix_is_not_worth_a_pass() -> None:
-    rows = [row(50, 60, fixed=5), row(50, 61, fixed=5)]
+    rows = [row(50, 60, fixed=4), row(50, 61, fixed=4)]
     share([Group("q", ["d", "d"])] * 2, rows)
     assert [r.shared for r in rows] == [(), ()]
 
