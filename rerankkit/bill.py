@@ -29,7 +29,7 @@ class Costs:
         depth: Longest chain of asks that had to wait for one another.
         faults: How often each kind of fault was found in answers, such as {"missing": 2}.
         parse_failures: Answers with any fault.
-        cached: Asks answered by the cache.
+        cached: Asks answered without the model: by the cache, or by an equal prompt that is asked beside them.
         seconds: In total, all the time that passed; of one query, its part of the passes that it had prompts in.
     """
 

@@ -54,7 +54,7 @@ class SetComparisons:
     known: dict[Asked, int] = field(default_factory=dict)
 
     def best(self, docs: Asked) -> Asking[int]:
-        """The best of some documents; of equal ones the first."""
+        """The best of some documents; of equal ones that which the first stage had before the others."""
         if len(docs) == 1:
             return docs[0]
         if docs not in self.known:
@@ -76,13 +76,13 @@ def shuffles(group: Group, docs: Asked, count: int) -> list[Asked]:
 
 
 def _elected(docs: Asked, orders: Sequence[Asked], scores: Scores) -> int:
-    """The document that most orders favour; of equal ones that with the higher scores in all, then the first."""
+    """The document that most orders favour; of equal ones that with the higher scores in all, then by first stage."""
     votes, total = dict.fromkeys(docs, 0), dict.fromkeys(docs, 0.0)
     for order, values in zip(orders, scores, strict=True):
         for position, value in zip(order, values, strict=True):
             votes[position] += value == max(values)
             total[position] += value
-    return max(docs, key=lambda position: (votes[position], total[position]))
+    return max(docs, key=lambda position: (votes[position], total[position], -position))
 
 
 @dataclass
@@ -100,11 +100,16 @@ class PairComparisons:
             self.known[b, a] = -self.known[a, b]
         return self.known[a, b]
 
+    def beats(self, a: int, b: int) -> Asking[bool]:
+        """Whether a document is better than another; in a tie, whether the first stage says so."""
+        lead = yield from self.lead(a, b)
+        return lead > 0 or (lead == 0 and a < b)
+
     def best(self, docs: Asked) -> Asking[int]:
-        """The best of some documents, compared one after another; a tie leaves the one that stands first."""
+        """The best of some documents, compared one after another."""
         best = docs[0]
         for position in docs[1:]:
-            if (yield from self.lead(position, best)) > 0:
+            if (yield from self.beats(position, best)):
                 best = position
         return best
 

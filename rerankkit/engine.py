@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -94,14 +94,16 @@ def run(
     settings: Engine,
     finished: Callable[[], None] = lambda: None,
     answers: Answers | None = None,
+    answered: Callable[[int], None] = lambda prompts: None,
 ) -> tuple[list[Order], Bill]:
     """Rank every group, in the order given; `finished` is called as each one is done.
 
     Args:
         answers: What the model has answered before; what it answers now is added batch by batch.
+        answered: Is told after each batch how many prompts it had.
     """
     start = time.perf_counter()
-    scoring = Scoring(parts, settings, Bill.blank(len(groups)), answers)
+    scoring = Scoring(parts, settings, Bill.blank(len(groups)), answers, answered)
     rankings = [Ranking(number, group, parts.strategy) for number, group in enumerate(groups)]
     for together in rounds(rankings, scoring.prefix_length, settings.prefix_tokens):
         asking = [ranking for ranking in together if ranking.order is None]
@@ -140,10 +142,18 @@ class Scoring:
     Args:
         bill: Costs are added to it.
         answers: What the model has answered before.
+        answered: Is told after each batch how many prompts it had.
     """
 
-    def __init__(self, parts: Parts, settings: Engine, bill: Bill, answers: Answers | None = None) -> None:
-        self.parts, self.settings, self.bill, self.answers = parts, settings, bill, answers
+    def __init__(
+        self,
+        parts: Parts,
+        settings: Engine,
+        bill: Bill,
+        answers: Answers | None = None,
+        answered: Callable[[int], None] = lambda prompts: None,
+    ) -> None:
+        self.parts, self.settings, self.bill, self.answers, self._answered = parts, settings, bill, answers, answered
         self._known: dict[int, Shared] = {}
         self._states = States(settings.prefix_tokens)
         if isinstance(parts.head, AnswerReader) and not isinstance(parts.backbone, Writer):
@@ -181,13 +191,17 @@ class Scoring:
                 question.key = self.answers.key(question.row)
             for question, known in zip(questions, self.answers.find([q.key for q in questions]), strict=True):
                 question.reading = known
-        for question in questions:
+        # equal prompts are asked once, for in another place of a batch the last bits of a score may differ
+        prompts = [_as_read(question.row) for question in questions]
+        firsts: dict[Hashable, _Question] = {}
+        for question, prompt in zip(questions, prompts, strict=True):
+            asked = question.reading is None and firsts.setdefault(prompt, question) is question
             for costs in self.bill.of(question.query):
-                costs.prompts += question.reading is None
-                costs.cached += question.reading is not None
+                costs.prompts += asked
+                costs.cached += not asked
                 costs.cut_documents += question.row.cut_document > 0
                 costs.cut_queries += question.row.cut_query > 0
-        new = [question for question in questions if question.reading is None]
+        new = list(firsts.values())
         if _shares(self.parts):
             share([question.ask.group for question in new], [question.row for question in new], self._known)
         with torch.inference_mode():
@@ -196,7 +210,8 @@ class Scoring:
             else:
                 for shared, numbers in self._states.chunks([question.row for question in new]):
                     self._ask_sharing([new[number] for number in numbers], shared)
-        for question in questions:
+        for question, prompt in zip(questions, prompts, strict=True):
+            question.reading = question.reading or firsts[prompt].reading
             assert question.reading is not None
             for costs in self.bill.of(question.query):
                 costs.add_faults(question.reading.faults)
@@ -229,7 +244,7 @@ class Scoring:
         tokens = self.parts.collator.collate([first], self.parts.backbone.tokenizer, shared).shared
         if tokens is None:
             return None
-        state = self.parts.backbone.read_shared(tokens.to(_device(self.parts)))
+        state = self.parts.backbone.read_shared(tokens.to(device(self.parts)))
         self._bill_shared(shared, tokens, questions, time.perf_counter() - start)
         return state
 
@@ -244,11 +259,12 @@ class Scoring:
         lengths = [len(question.row.ids) for question in questions]
         if isinstance(self.parts.head, AnswerReader):  # what an encoder reads is in no state that is at hand
             lengths = [length + len(q.row.shared) for length, q in zip(lengths, questions, strict=True)]
-        for numbers in _batches(lengths, self.settings.batch_tokens):
+        for numbers in batches(lengths, self.settings.batch_tokens):
             batch = [questions[number] for number in numbers]
             self._ask_batch(batch, shared, state)
             if self.answers is not None:
                 self.answers.keep([q.key for q in batch], [q.reading for q in batch if q.reading is not None])
+            self._answered(len(batch))
 
     def _ask_batch(self, questions: list[_Question], shared: SharedSet, state: object) -> None:
         """Answer one batch; a batch that does not fit into memory is halved."""
@@ -272,7 +288,7 @@ class Scoring:
         """Read the scores of each row off the head's rectangle of them."""
         start, rows = time.perf_counter(), [question.row for question in questions]
         batch = self.parts.collator.collate(rows, self.parts.backbone.tokenizer, shared)
-        scores = forward(self.parts, batch.to(_device(self.parts)), state).tolist()
+        scores = forward(self.parts, batch.to(device(self.parts)), state).tolist()
         self.bill.add_passes([question.query for question in questions], batch.tokens, time.perf_counter() - start)
         asked = [len(row.choices) or len(row.labels) or None for row in rows]
         return [Reading(values[:count], {}) for values, count in zip(scores, asked, strict=True)]
@@ -288,7 +304,7 @@ class Scoring:
                 f"{_name(self.parts.formatter)} gives them none; use one that does, such as listwise.v1"
             )
         batch = collate(self.parts, rows)
-        written = backbone.write(batch.to(_device(self.parts)), head.max_new_tokens)
+        written = backbone.write(batch.to(device(self.parts)), head.max_new_tokens)
         # the last step of a shorter answer is the token that ends it
         steps = max(min(len(tokens) + 1, head.max_new_tokens) for tokens in written)
         seconds = time.perf_counter() - start
@@ -324,6 +340,11 @@ def _rows(parts: Parts, asks: Sequence[Ask]) -> list[Row]:
     return parts.collator.encode([parts.formatter.format(ask, tokenizer) for ask in asks], tokenizer)
 
 
+def _as_read(row: Row) -> Hashable:
+    """What rows that are equal to a model and a head have in common."""
+    return row.shared, *(tuple(values or ()) for values in (row.ids, row.type_ids, row.scored, row.labels, row.choices))
+
+
 def _shares(parts: Parts) -> bool:
     """Whether the beginning of prompts is read apart; a model writes after whole ones."""
     return parts.backbone.shares_prefix and not isinstance(parts.head, AnswerReader)
@@ -343,31 +364,7 @@ def _encoded_ahead(parts: Parts, asks: Sequence[Ask]) -> Iterator[list[Row]]:
         yield ahead.result()
 
 
-def embed(parts: Parts, texts: Sequence[str], kind: str, settings: Engine) -> list[torch.Tensor]:
-    """Token vectors [tokens, dim] of each text, in the order given; for late interaction."""
-    head = parts.head
-    if not isinstance(head, LateInteraction):
-        raise InputError(
-            "token vectors are what late interaction compares, and this reranker's head reads one score off a prompt"
-        )
-    rows = encode(parts, [Ask(Group(text, [text]), (0,)) for text in texts])
-    lengths = [len(row.shared if kind == "query" else row.ids) for row in rows]
-    found: list[torch.Tensor] = [torch.empty(0)] * len(rows)
-    for numbers in _batches(lengths, settings.batch_tokens):
-        batch = collate(parts, [rows[number] for number in numbers]).to(_device(parts))
-        tokens, of = batch.tokens, list(range(len(numbers)))
-        if kind == "query" and batch.shared is not None and batch.shared_of is not None:
-            tokens, of = batch.shared, batch.shared_of.tolist()
-        if tokens.compared is None:
-            raise InputError("token vectors need query and document read apart; use late_interaction.v1")
-        vectors = head.embed(parts.backbone.read_shared(tokens)).float().cpu()
-        compared = tokens.compared.cpu()
-        for number, row in zip(numbers, of, strict=True):
-            found[number] = vectors[row][compared[row]]
-    return found
-
-
-def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Numbers of rows of like length, longest first, each batch within the budget with its padding."""
     batch: list[int] = []
     for number in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -379,7 +376,7 @@ def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _device(parts: Parts) -> torch.device:
+def device(parts: Parts) -> torch.device:
     return next(parts.backbone.module.parameters()).device
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import random
@@ -106,7 +107,8 @@ def rerank(reranker: Reranker, groups: Sequence[Group], weight: float | None, ca
     groups = prepare(groups)
     with Bar("ranking") as bar:
         bar.start(len(groups))
-        run = run_of(groups, reranker.rank_groups(groups, finished=bar.advance, cache=cache))
+        answered = functools.partial(bar.count, what="prompts")
+        run = run_of(groups, reranker.rank_groups(groups, finished=bar.advance, cache=cache, answered=answered))
     if weight is None:
         return run
     first = first_run(groups)
@@ -136,12 +138,18 @@ def rank_into(
         require_place(file)
     try:
         with contextlib.closing(ScoreCache(path)) as cache:
-            run = rerank(reranker, groups, weight, cache)
+            if len(cache):
+                logger.info("going on with the %d answers in %s", len(cache), path)
+            try:
+                run = rerank(reranker, groups, weight, cache)
+            finally:
+                if kept is None and not len(cache):
+                    path.unlink()  # nothing was answered, so nothing can be gone on from
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; the same command goes on from the answers in {path}") from None
+        raise Interrupted("interrupted; the same command goes on from here") from None
     write_run(run, output, tag)
     if kept is None:
-        path.unlink()
+        path.unlink(missing_ok=True)
     if reranker.costs.cached:
         logger.info(
             "%d answers were at hand in %s, %d prompts were asked", reranker.costs.cached, path, reranker.costs.prompts

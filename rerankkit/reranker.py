@@ -21,6 +21,7 @@ from rerankkit.published import published_recipe
 from rerankkit.recipe import Recipe, build, load_recipe
 from rerankkit.score_cache import ScoreCache
 from rerankkit.settings import Engine
+from rerankkit.token_vectors import embed
 
 logger = logging.getLogger("rerankkit")
 PARTS = ("formatter", "collator", "backbone", "head", "strategy")
@@ -126,10 +127,12 @@ class Reranker:
         top_k: int | None = None,
         finished: Callable[[], None] = lambda: None,
         cache: ScoreCache | None = None,
+        answered: Callable[[int], None] = lambda prompts: None,
     ) -> list[list[Ranked]]:
         """Rank many queries, batched together; `finished` is called as each query is done.
 
         Args:
+            answered: Is told after each batch how many prompts it had; queries that are sorted all end late.
             cache: Nothing is asked that this model has answered in it; new answers are added to it as they come, so an
                 interrupted call can be made again.
         """
@@ -140,7 +143,7 @@ class Reranker:
                 raise InputError(f"the query of group {group.qid or number} is empty; give it some text")
         self._require_trained()
         answers = cache.of(self.fingerprint()) if cache is not None else None
-        orders, self.bill = engine.run(self.parts, groups, self.settings, finished, answers)
+        orders, self.bill = engine.run(self.parts, groups, self.settings, finished, answers, answered)
         return [
             [Ranked(position, score, group.docs[position]) for position, score in order[:top_k]]
             for group, order in zip(groups, orders, strict=True)
@@ -191,7 +194,7 @@ class Reranker:
                 raise InputError(f"text {number} must be a text; got {text!r:.120}")
         self._require_trained()
         with torch.no_grad():  # tensors of inference_mode could be neither changed nor trained on
-            return engine.embed(self.parts, texts, kind, self.settings)
+            return embed(self.parts, texts, kind, self.settings)
 
     def _require_trained(self) -> None:
         if not self.untrained:

@@ -154,7 +154,7 @@ def test_cuts_are_counted() -> None:
     docs = [tiny.sentence(1, 90), "a cat", tiny.sentence(2, 90), ""]
     groups = [Group("a cat", docs), Group(tiny.sentence(3, 90), docs[:3])]
     costs = scores(replace(parts(), collator=SequenceCollator(64)), groups)[1]
-    assert (costs.cut_documents, costs.cut_queries, costs.prompts) == (5, 3, 7)
+    assert (costs.cut_documents, costs.cut_queries, costs.prompts + costs.cached) == (5, 3, 7)
 
 
 def test_no_one_and_equal_documents() -> None:
@@ -163,7 +163,8 @@ def test_no_one_and_equal_documents() -> None:
     assert orders[0] == [] and [position for position, _ in orders[1]] == [0]
     assert bill.total.prompts == 1 and bill.total.prefix_saved == 0
     assert engine.run(parts(), [Group("a cat", [])], Engine())[1].total.depth == 0
-    (same,), _ = engine.run(parts(), [Group("a cat", ["on the mat"] * 5)], Engine())
+    (same,), bill = engine.run(parts(), [Group("a cat", ["on the mat"] * 5)], Engine())
+    assert (bill.total.prompts, bill.total.cached) == (1, 4)
     assert [position for position, _ in same] == [0, 1, 2, 3, 4] and len({score for _, score in same}) == 1
 
 
@@ -244,3 +245,9 @@ def test_scores_of_another_shape_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(engine, "forward", lambda of, batch, state=None: torch.zeros(len(batch.answer), 2))
     with pytest.raises(RunError, match="the head gave 2 scores to a prompt of 1 documents"):
         engine.run(parts(), GROUPS, Engine())
+
+
+def test_every_batch_is_told_of() -> None:
+    told: list[int] = []
+    _, bill = engine.run(parts(), GROUPS, Engine(batch_tokens=100), answered=told.append)
+    assert sum(told) == bill.total.prompts and len(told) > 2

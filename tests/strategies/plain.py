@@ -36,14 +36,17 @@ class Plain:
         return self.answer(docs)
 
     def most_relevant(self, docs: Sequence[int]) -> int:
-        scores = self.scores(tuple(docs))
-        return docs[scores.index(max(scores))]
+        scores = dict(zip(docs, self.scores(tuple(docs)), strict=True))
+        return max(docs, key=lambda doc: (scores[doc], -doc))
 
     def greater(self, i: int, j: int) -> bool:
         there, back = self.scores((i, j)), self.scores((j, i))
+        first, second = there[0] - there[1], back[1] - back[0]
         if self.decide == "agree":
-            return there[0] > there[1] and back[1] > back[0]
-        return there[0] - there[1] + back[1] - back[0] > 0
+            wins, loses = first > 0 and second > 0, first < 0 and second < 0
+        else:
+            wins, loses = first + second > 0, first + second < 0
+        return wins or (not loses and i < j)
 
     def set_heap(self, n: int, k: int, c: int) -> list[int]:
         a, top = list(range(n)), []

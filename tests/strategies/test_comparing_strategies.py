@@ -201,11 +201,16 @@ def test_what_two_prompts_decide() -> None:
 
 
 def test_a_tie_keeps_the_order_of_the_first_stage() -> None:
-    """Not in a heap or a tournament, which leave what stands at a node and have moved it there before."""
     for strategy in everything():
-        if type(strategy).__name__ in ("AllPairs", "PairwiseBubblesort", "SetwiseBubblesort", "SlidingWindow"):
-            for count in (2, 5, 23):
-                assert drive(strategy, count, lambda docs: [0.0] * len(docs)).positions == list(range(count))
+        for count in (2, 5, 23):
+            assert drive(strategy, count, lambda docs: [0.0] * len(docs)).positions == list(range(count))
+
+
+@pytest.mark.parametrize("name", ["all_pairs.v1", *PAIRWISE])
+def test_a_place_that_always_wins_is_a_tie(name: str) -> None:
+    for place in (0, 1):
+        found = drive(get(name)(), 23, lambda docs, place=place: [1.0 - place, float(place)])
+        assert found.positions == list(range(23))
 
 
 def test_votes_outweigh_a_place_that_always_wins() -> None:
