@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from rerankkit import engine
 from rerankkit.engine import Parts
-from rerankkit.protocols import Ask, Batch, Group
+from rerankkit.errors import InputError
+from rerankkit.protocols import Ask, Batch, Formatter, Group, Prompt, Taught
 from rerankkit.sampling import KnownPositives
 
 Known = Callable[[Group], KnownPositives]
@@ -24,11 +26,13 @@ def training_batch(parts: Parts, groups: Sequence[Group], known: Known | None = 
             those that are relevant to a row's query, or among its own documents, are masked in it.
     """
     width = max(len(group.docs) for group in groups)
-    asks, place = [], []
+    asks, place = list[Ask](), []
     for number, group in enumerate(groups):
         for docs in parts.strategy.training_asks(group):
             asks.append(Ask(group, docs))
             place.append([number * width + position for position in docs])
+    if isinstance(parts.head, Taught):
+        parts = replace(parts, formatter=_WithAnswers(parts.formatter, parts.head))
     batch = engine.collate(parts, engine.encode(parts, asks))
     batch.place = torch.tensor(_rectangle(place, -1))
     labels = _rectangle([_targets(group) for group in groups], 0.0)
@@ -81,6 +85,22 @@ def _with_others(
                 if text in texts or relevant.covers(text, docid):
                     usable[number, other * width + position] = False
     return wide, usable
+
+
+@dataclass(frozen=True)
+class _WithAnswers:
+    """A formatter that puts the right answer behind every prompt, for a head that learns to write it."""
+
+    formatter: Formatter
+    head: Taught
+
+    def format(self, ask: Ask, tokenizer: Any) -> Prompt:
+        if not tokenizer.eos_token:
+            raise InputError("this model's tokenizer has no token that ends a text, so no answer can be taught to end")
+        prompt, targets = self.formatter.format(ask, tokenizer), _targets(ask.group)
+        answer = self.head.target(prompt.labels, [targets[position] for position in ask.docs], tokenizer.eos_token)
+        begins = len(prompt.pieces) if prompt.answer is None else prompt.answer
+        return replace(prompt, pieces=(*prompt.pieces, *answer), answer=begins, choices=())
 
 
 def _targets(group: Group) -> list[float]:

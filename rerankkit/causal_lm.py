@@ -42,11 +42,11 @@ def attends_to_everything(model: Any) -> bool:
     return whole and not local and "position_ids" in signature.parameters
 
 
-def output_rows(model: Any, token_ids: Sequence[int]) -> Vocabulary:
-    """The output layer's rows for some tokens, with an adapter's share where it has one."""
+def output_rows(model: Any, token_ids: Sequence[int] | None = None) -> Vocabulary:
+    """The output layer's rows for some tokens, or for all, with an adapter's share where it has one."""
     head, settings = model.get_output_embeddings(), model.config.get_text_config().to_dict()
     base = base_layer(head)
-    rows = torch.tensor(list(token_ids), device=base.weight.device)
+    rows = slice(None) if token_ids is None else torch.tensor(list(token_ids), device=base.weight.device)
     return Vocabulary(
         rows=effective_rows(head, rows),
         bias=None if base.bias is None else base.bias[rows],

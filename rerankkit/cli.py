@@ -12,11 +12,11 @@ import re
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from rerankkit.errors import InputError, RunError
+from rerankkit.errors import InputError, Interrupted, RunError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 OVERRIDE = re.compile(r"--[^.=\s]+\.[^=\s]+(=.*)?", re.DOTALL)
@@ -24,6 +24,12 @@ OVERRIDE = re.compile(r"--[^.=\s]+\.[^=\s]+(=.*)?", re.DOTALL)
 RecipeName = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")]
 Code = Annotated[list[str] | None, typer.Option(help="A Python file whose decorators register parts; repeatable.")]
 TrustCode = Annotated[bool, typer.Option("--trust-code", help="Run the Python code that a saved model ships.")]
+Top = Annotated[int, typer.Option("--top", "--hits", min=1, help="How many documents of the first stage are reranked.")]
+Order = Annotated[
+    Literal["given", "inverse", "random"],
+    typer.Option(help="In which order the first stage's documents are shown to the reranker."),
+]
+Seed = Annotated[int, typer.Option(help="Decides the random order.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 
 
@@ -44,6 +50,9 @@ def main() -> None:
             traceback.print_exc()
         print(f"error: {error}" if "\n" not in str(error) else error, file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
+    except Interrupted as error:
+        print(error, file=sys.stderr)
+        sys.exit(130)
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and end.code != 130:  # typer makes 130 of Ctrl-C, and says nothing
             raise
@@ -84,34 +93,50 @@ def rank(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="A saved model, a published checkpoint, or a recipe.")],
     query: Annotated[str | None, typer.Option(help="One query, whose ranking is shown.")] = None,
-    queries: Annotated[Path | None, typer.Option(help="JSONL with _id and text.")] = None,
-    docs: Annotated[Path | None, typer.Option(help="JSONL with _id, text and title?; a BEIR corpus.")] = None,
+    queries: Annotated[
+        Path | None, typer.Option(help="JSONL with _id and text, a BEIR folder, TSV or TREC topics.")
+    ] = None,
+    docs: Annotated[
+        Path | None, typer.Option(help="JSONL with _id, text and title?, a BEIR folder, TSV or TREC.")
+    ] = None,
     run: Annotated[Path | None, typer.Option(help="A first stage as a TREC run; BM25 without.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many documents of the first stage are reranked.")] = 100,
+    top: Top = 100,
+    first_stage_order: Order = "given",
+    seed: Seed = 0,
     output: Annotated[Path | None, typer.Option(help="The TREC run to write.")] = None,
+    tag: Annotated[str, typer.Option(help="The name of the system in the run's last column.")] = "rerankkit",
+    cache: Annotated[Path | None, typer.Option(help="Keep the model's answers here for later commands.")] = None,
+    costs: Annotated[Path | None, typer.Option(help="Write what each query cost as JSON.")] = None,
     interpolate: Annotated[float | None, typer.Option(help="Weight of the reranker beside the first stage.")] = None,
     show: Annotated[int, typer.Option(min=1, help="How many documents of a --query are shown.")] = 5,
     code: Code = None,
     trust_code: TrustCode = False,
 ) -> None:
-    """Rank documents for one query, or for a file of queries into a TREC run."""
+    """Rank documents for one query, or for a file of queries into a TREC run.
+
+    A query without a candidate is left out with a warning. Answers are kept in OUTPUT.answers until the run is written:
+    after an interrupt the same command goes on from there. Any value of the recipe can be given, such as the tokens of
+    a document that the model reads: --model.collator.document_max_length 128 --model.collator.query_max_length 32
+    """
     overrides = _overrides(context)
     if query is None and (queries is None or docs is None or output is None):
         raise InputError("give --query TEXT, or --queries FILE, --docs FILE and --output FILE")
-    if query is not None and (queries or run or output):
-        raise InputError("--query shows one ranking: leave --queries, --run and --output out, or leave --query out")
+    if query is not None and (queries or run or output or cache or costs):
+        raise InputError(
+            "--query shows one ranking: leave --queries, --run, --output, --cache and --costs out, or leave --query out"
+        )
     from rerankkit import ranking
 
-    ranking.check_weight(interpolate)
+    ranking.check_options(interpolate, tag)
     if query is not None:
         group = ranking.live_group(query, docs, top) if docs else None
         reranker = _load(model, overrides, code, trust_code)
-        groups = group or ranking.own_group(query, top, reranker)
+        groups = ranking.in_order(group or ranking.own_group(query, top, reranker), first_stage_order, seed)
         ranking.show(ranking.rerank(reranker, groups, interpolate), groups, show)
     elif queries is not None and docs is not None and output is not None:
-        groups = ranking.file_groups(queries, docs, run, top)
+        groups = ranking.in_order(ranking.file_groups(queries, docs, run, top), first_stage_order, seed)
         reranker = _load(model, overrides, code, trust_code)
-        ranking.write(ranking.rerank(reranker, groups, interpolate), output)
+        ranking.rank_into(output, reranker, groups, interpolate, tag, cache, costs)
         typer.echo(f"wrote {output}")
 
 
@@ -121,8 +146,10 @@ def evaluate(
     systems: Annotated[list[str], typer.Argument(help="Saved models, recipes or TREC runs, to be compared.")],
     data: Annotated[Path | None, typer.Option(help="A BEIR folder or JSONL; else the recipe's [data.test].")] = None,
     split: Annotated[str, typer.Option(help="Which qrels of a BEIR folder.")] = "test",
-    top: Annotated[int, typer.Option(min=1, help="How many documents of the first stage are reranked.")] = 20,
+    top: Top = 20,
     run: Annotated[Path | None, typer.Option(help="A first stage as a TREC run, instead of BM25.")] = None,
+    first_stage_order: Order = "given",
+    seed: Seed = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many queries.")] = None,
     measures: Annotated[str | None, typer.Option(help='Such as "nDCG@10 RR@10"; else the recipe\'s.')] = None,
     interpolate: Annotated[str | None, typer.Option(help="Weight of the reranker beside the first stage.")] = None,
@@ -133,7 +160,7 @@ def evaluate(
     trust_code: TrustCode = False,
 ) -> None:
     """Measure rankings beside the first stage, with the difference of each and its significance."""
-    from rerankkit import evaluating
+    from rerankkit import evaluating, ranking
 
     names, overrides = evaluating.labels(systems), _overrides(context)
     weight, wanted = evaluating.parse_weight(interpolate), evaluating.parse_measures(measures)
@@ -142,7 +169,7 @@ def evaluate(
         name: Path(system) if evaluating.is_run(system) else _load(system, overrides, code, trust_code)
         for name, system in zip(names, systems, strict=True)
     }
-    groups = given or evaluating.own_groups(models, limit)
+    groups = ranking.in_order(given or evaluating.own_groups(models, limit), first_stage_order, seed)
     comparison = evaluating.evaluate(models, groups, wanted, weight, baseline, output)
     evaluating.show(comparison, names, as_json)
 

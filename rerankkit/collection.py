@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rerankkit.bm25 import BM25
 from rerankkit.errors import InputError
-from rerankkit.jsonl_lines import read_lines
 from rerankkit.protocols import Group
+from rerankkit.text_files import document_lines, query_lines
 from rerankkit.trec import Qrels, Run, best_first, ranked_scores, read_run, run_line
 
 log = logging.getLogger("rerankkit")
@@ -92,10 +92,11 @@ def sampled(qids: Sequence[str], limit: int | None, seed: int) -> list[str]:
 
 
 def read_queries(path: str | Path) -> dict[str, str]:
-    """Reads queries by id from JSON Lines such as {"_id": "q1", "text": "..."}; `query` may stand for `text`."""
+    """Reads queries by id from JSON Lines such as {"_id": "q1", "text": "..."}; `query` may stand for `text`. Or from a
+    BEIR folder, TSV or TREC topics."""
     queries: dict[str, str] = {}
     lines: dict[str, int] = {}
-    for line in read_lines(path):
+    for line in query_lines(path):
         qid = line.filled_text(line.first_key(QUERY_IDS, "query id"))
         if qid in lines:
             raise line.wrong(f"query id {qid!r} was given before, in line {lines[qid]}; ids must differ")
@@ -104,17 +105,23 @@ def read_queries(path: str | Path) -> dict[str, str]:
     return queries
 
 
-def read_corpus(path: str | Path) -> dict[str, str]:
+def read_corpus(path: str | Path, only: Container[str] | None = None) -> dict[str, str]:
     """Reads documents by id from JSON Lines such as {"_id": "d1", "title": "...", "text": "..."}; a title goes before
-    the text."""
+    the text. Or from a BEIR folder, TSV or TREC documents.
+
+    Args:
+        only: Keep the documents with these ids: a run names few of a large corpus.
+    """
     corpus: dict[str, str] = {}
     lines: dict[str, int] = {}
-    for line in read_lines(path):
+    for line in document_lines(path):
         docid = line.filled_text(line.first_key(DOC_IDS, "document id"))
         if docid in lines:
             raise line.wrong(f"document id {docid!r} was given before, in line {lines[docid]}; ids must differ")
         lines[docid] = line.number
-        corpus[docid] = line.titled_text(line.first_key(["text"], "document text"))
+        text = line.titled_text(line.first_key(["text"], "document text"))
+        if only is None or docid in only:
+            corpus[docid] = text
     return corpus
 
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
+from rerankkit.bill import Bill
 from rerankkit.errors import InputError, RunError
+from rerankkit.prefixes import Shared, SharedSet, States, share, whole
 from rerankkit.protocols import (
+    AnswerReader,
     Ask,
-    Asked,
     Backbone,
     Batch,
     Collator,
@@ -27,46 +28,18 @@ from rerankkit.protocols import (
     Head,
     LateInteraction,
     Order,
+    Reading,
     Row,
     Strategy,
     Tokens,
+    Writer,
 )
+from rerankkit.rounds import Ranking, rounds
+from rerankkit.score_cache import Answers
 from rerankkit.settings import Engine
 
-ACTIVE_GROUPS = 256
-"""How many queries are worked on at once: enough to fill batches, few enough to hold their tokens in memory."""
-ASKS_AT_ONCE = 4096
-"""How many asks are put together before they are scored: enough that they can be sorted into full batches."""
 ENCODED_AT_ONCE = 1024
 """How many asks are tokenized at once, while those before them are computed."""
-SHORTEST_PREFIX = 8
-
-
-@dataclass
-class Costs:
-    """What some work cost.
-
-    Args:
-        prompts: Asks put to the model.
-        passes: Forward passes, those over shared prefixes included.
-        tokens: Real tokens computed.
-        padding: Padding tokens computed.
-        prefix_saved: Tokens not computed because a group's prompts share them.
-        depth: Longest chain of asks that had to wait for one another.
-    """
-
-    prompts: int = 0
-    passes: int = 0
-    tokens: int = 0
-    padding: int = 0
-    prefix_saved: int = 0
-    cut_documents: int = 0
-    cut_queries: int = 0
-    depth: int = 0
-    seconds: float = 0.0
-
-    def as_dict(self) -> dict[str, float]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -83,16 +56,11 @@ class Parts:
 def encode(parts: Parts, asks: Sequence[Ask]) -> list[Row]:
     """The tokens of each ask, with the beginning that a group's prompts have in common set apart.
 
-    Training and ranking both come through here, so a prompt cannot differ between them.
+    Training and ranking make the same rows, so a prompt cannot differ between them.
     """
-    tokenizer = parts.backbone.tokenizer
-    rows = parts.collator.encode([parts.formatter.format(ask, tokenizer) for ask in asks], tokenizer)
-    if parts.backbone.shares_prefix:
-        by_group: dict[int, list[Row]] = {}
-        for ask, row in zip(asks, rows, strict=True):
-            by_group.setdefault(id(ask.group), []).append(row)
-        for group_rows in by_group.values():
-            _share_prefix(group_rows)
+    rows = _rows(parts, asks)
+    if _shares(parts):
+        share([ask.group for ask in asks], rows)
     return rows
 
 
@@ -100,7 +68,7 @@ def collate(parts: Parts, rows: Sequence[Row]) -> Batch:
     """One batch of rows with what they share."""
     shared = list(dict.fromkeys(row.shared for row in rows if row.shared))
     if shared and not all(row.shared for row in rows):
-        rows, shared = [_whole(row) for row in rows], []
+        rows, shared = [whole(row) for row in rows], []
     return parts.collator.collate(rows, parts.backbone.tokenizer, shared)
 
 
@@ -121,257 +89,296 @@ def forward_all(parts: Parts, batch: Batch) -> torch.Tensor:
 
 
 def run(
-    parts: Parts, groups: Sequence[Group], settings: Engine, finished: Callable[[], None] = lambda: None
-) -> tuple[list[Order], Costs]:
-    """Rank every group, in the order given; `finished` is called as each one is done."""
-    costs, start = Costs(), time.perf_counter()
-    rankings = [_Ranking(group, parts.strategy.rank(group)) for group in groups]
-    waiting, active = rankings[::-1], list[_Ranking]()
-    while waiting or active:
-        asked = sum(len(ranking.asks) for ranking in active)
-        while waiting and len(active) < ACTIVE_GROUPS and asked < ASKS_AT_ONCE:
-            active.append(waiting.pop())
-            active[-1].start()
-            asked += len(active[-1].asks)
-        asking = [ranking for ranking in active if ranking.order is None]
-        scores = iter(score(parts, [Ask(r.group, docs) for r in asking for docs in r.asks], settings, costs))
+    parts: Parts,
+    groups: Sequence[Group],
+    settings: Engine,
+    finished: Callable[[], None] = lambda: None,
+    answers: Answers | None = None,
+    answered: Callable[[int], None] = lambda prompts: None,
+) -> tuple[list[Order], Bill]:
+    """Rank every group, in the order given; `finished` is called as each one is done.
+
+    Args:
+        answers: What the model has answered before; what it answers now is added batch by batch.
+        answered: Is told after each batch how many prompts it had.
+    """
+    start = time.perf_counter()
+    scoring = Scoring(parts, settings, Bill.blank(len(groups)), answers, answered)
+    rankings = [Ranking(number, group, parts.strategy) for number, group in enumerate(groups)]
+    for together in rounds(rankings, scoring.prefix_length, settings.prefix_tokens):
+        asking = [ranking for ranking in together if ranking.order is None]
+        asks = [(Ask(ranking.group, docs), ranking.number) for ranking in asking for docs in ranking.asks]
+        scores = iter(scoring.score([ask for ask, _ in asks], [number for _, number in asks]))
         for ranking in asking:
             ranking.answer([next(scores) for _ in ranking.asks])
-        for ranking in active:
+        for ranking in together:
             if ranking.order is not None:
-                costs.depth = max(costs.depth, ranking.rounds)
+                for costs in scoring.bill.of(ranking.number):
+                    costs.depth = max(costs.depth, ranking.rounds)
                 finished()
-        active = [ranking for ranking in active if ranking.order is None]
-    costs.seconds = time.perf_counter() - start
-    return [ranking.order or [] for ranking in rankings], costs
+    scoring.bill.total.seconds = time.perf_counter() - start
+    return [ranking.order or [] for ranking in rankings], scoring.bill
 
 
-def score(parts: Parts, asks: Sequence[Ask], settings: Engine, costs: Costs) -> list[list[float]]:
-    """Scores of each ask, in the order given: one for each of its documents."""
-    first = {id(ask.group): number for number, ask in reversed(list(enumerate(asks)))}
-    order = sorted(range(len(asks)), key=lambda number: first[id(asks[number].group)])
-    read = _SharedState()
-    pieces = _encoded_ahead(parts, [asks[number] for number in order])
-    found = [values for rows in pieces for values in _score_rows(parts, rows, settings, costs, read)]
-    scores: list[list[float]] = [[] for _ in asks]
-    for number, values in zip(order, found, strict=True):
-        scores[number] = values
-    for ask, values in zip(asks, scores, strict=True):
-        if len(values) != len(ask.docs):
-            raise RunError(f"the head gave {len(values)} scores to a prompt of {len(ask.docs)} documents")
-        if not all(map(math.isfinite, values)):
+@dataclass(slots=True)
+class _Question:
+    """An ask on its way to its answer.
+
+    Args:
+        query: Which of the bill's queries pays for it.
+        key: What the cache knows it by.
+    """
+
+    ask: Ask
+    query: int
+    row: Row
+    key: bytes = b""
+    reading: Reading | None = None
+
+
+class Scoring:
+    """Asks a model what strategies want to know, in batches of like length, and counts what that costs.
+
+    Args:
+        bill: Costs are added to it.
+        answers: What the model has answered before.
+        answered: Is told after each batch how many prompts it had.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        settings: Engine,
+        bill: Bill,
+        answers: Answers | None = None,
+        answered: Callable[[int], None] = lambda prompts: None,
+    ) -> None:
+        self.parts, self.settings, self.bill, self.answers, self._answered = parts, settings, bill, answers, answered
+        self._known: dict[int, Shared] = {}
+        self._states = States(settings.prefix_tokens)
+        if isinstance(parts.head, AnswerReader) and not isinstance(parts.backbone, Writer):
+            raise InputError(
+                f"the head {_name(parts.head)} reads what the model writes, and the backbone {_name(parts.backbone)} "
+                "writes nothing; use one that does, such as hf_causal.v1, or a head that needs no answer in words"
+            )
+
+    def prefix_length(self, group: Group) -> int:
+        """How many tokens the group's prompts were found to share."""
+        return len(self._known.get(id(group), ()))
+
+    def score(self, asks: Sequence[Ask], queries: Sequence[int]) -> list[list[float]]:
+        """Scores of each ask, in the order given: one for each of its documents.
+
+        Args:
+            queries: Which of the bill's queries each ask belongs to.
+        """
+        first = {id(ask.group): number for number, ask in reversed(list(enumerate(asks)))}
+        order = sorted(range(len(asks)), key=lambda number: first[id(asks[number].group)])
+        scores: list[list[float]] = [[] for _ in asks]
+        numbers = iter(order)
+        for rows in _encoded_ahead(self.parts, [asks[number] for number in order]):
+            some = [next(numbers) for _ in rows]
+            questions = [_Question(asks[n], queries[n], row) for n, row in zip(some, rows, strict=True)]
+            self._answer(questions)
+            for number, question in zip(some, questions, strict=True):
+                assert question.reading is not None
+                scores[number] = question.reading.scores
+        return scores
+
+    def _answer(self, questions: list[_Question]) -> None:
+        if self.answers is not None:
+            for question in questions:
+                question.key = self.answers.key(question.row)
+            for question, known in zip(questions, self.answers.find([q.key for q in questions]), strict=True):
+                question.reading = known
+        # equal prompts are asked once, for in another place of a batch the last bits of a score may differ
+        prompts = [_as_read(question.row) for question in questions]
+        firsts: dict[Hashable, _Question] = {}
+        for question, prompt in zip(questions, prompts, strict=True):
+            asked = question.reading is None and firsts.setdefault(prompt, question) is question
+            for costs in self.bill.of(question.query):
+                costs.prompts += asked
+                costs.cached += not asked
+                costs.cut_documents += question.row.cut_document > 0
+                costs.cut_queries += question.row.cut_query > 0
+        new = list(firsts.values())
+        if _shares(self.parts):
+            share([question.ask.group for question in new], [question.row for question in new], self._known)
+        with torch.inference_mode():
+            if isinstance(self.parts.head, AnswerReader):
+                self._ask_all(new, (), None)
+            else:
+                for shared, numbers in self._states.chunks([question.row for question in new]):
+                    self._ask_sharing([new[number] for number in numbers], shared)
+        for question, prompt in zip(questions, prompts, strict=True):
+            question.reading = question.reading or firsts[prompt].reading
+            assert question.reading is not None
+            for costs in self.bill.of(question.query):
+                costs.add_faults(question.reading.faults)
+
+    def _ask_sharing(self, questions: list[_Question], shared: SharedSet) -> None:
+        """Ask what goes on from the same shared tokens; where too little memory is left to read them, from some."""
+        if shared not in self._states:
+            shared = tuple(one for one in shared if any(question.row.shared == one for question in questions))
+        try:
+            state = self._states.get(shared, lambda wanted: self._read(wanted, questions)) if shared else None
+        except torch.OutOfMemoryError as error:
+            if not self._states.drop_all() and len(shared) == 1:
+                raise RunError(f"out of memory reading {len(shared[0])} tokens that prompts share: {error}") from error
+        else:
+            for question in questions:
+                for costs in self.bill.of(question.query):
+                    costs.prefix_saved += len(question.row.shared)
+            self._ask_all(questions, shared, state)
+            return
+        torch.cuda.empty_cache()
+        half = (len(shared) + 1) // 2
+        for part in (shared[:half], shared[half:]):
+            if own := [question for question in questions if question.row.shared in part]:
+                self._ask_sharing(own, part)
+
+    def _read(self, shared: SharedSet, questions: list[_Question]) -> object:
+        """The state of what rows share; the first query that shares it pays for it."""
+        start = time.perf_counter()
+        first = questions[0].row
+        tokens = self.parts.collator.collate([first], self.parts.backbone.tokenizer, shared).shared
+        if tokens is None:
+            return None
+        state = self.parts.backbone.read_shared(tokens.to(device(self.parts)))
+        self._bill_shared(shared, tokens, questions, time.perf_counter() - start)
+        return state
+
+    def _bill_shared(self, shared: SharedSet, tokens: Tokens, questions: list[_Question], seconds: float) -> None:
+        payer = {question.row.shared: question.query for question in reversed(questions)}
+        self.bill.add_passes([payer[one] for one in shared], tokens, seconds)
+        for one in shared:
+            for costs in self.bill.of(payer[one]):
+                costs.prefix_saved -= len(one)
+
+    def _ask_all(self, questions: list[_Question], shared: SharedSet, state: object) -> None:
+        lengths = [len(question.row.ids) for question in questions]
+        if isinstance(self.parts.head, AnswerReader):  # what an encoder reads is in no state that is at hand
+            lengths = [length + len(q.row.shared) for length, q in zip(lengths, questions, strict=True)]
+        for numbers in batches(lengths, self.settings.batch_tokens):
+            batch = [questions[number] for number in numbers]
+            self._ask_batch(batch, shared, state)
+            if self.answers is not None:
+                self.answers.keep([q.key for q in batch], [q.reading for q in batch if q.reading is not None])
+            self._answered(len(batch))
+
+    def _ask_batch(self, questions: list[_Question], shared: SharedSet, state: object) -> None:
+        """Answer one batch; a batch that does not fit into memory is halved."""
+        ask = self._read_answers if isinstance(self.parts.head, AnswerReader) else self._read_scores
+        try:
+            for question, reading in zip(questions, ask(questions, shared, state), strict=True):
+                self._check(question.ask, reading)
+                question.reading = reading
+            return
+        except torch.OutOfMemoryError as error:
+            if len(questions) == 1:
+                length = len(questions[0].row.ids)
+                raise RunError(f"out of memory with a single prompt of {length} tokens: {error}") from error
+        # only here is the error gone, and with it what its traceback kept in memory
+        torch.cuda.empty_cache()
+        half = len(questions) // 2
+        for part in (questions[:half], questions[half:]):
+            self._ask_batch(part, shared, state)
+
+    def _read_scores(self, questions: list[_Question], shared: SharedSet, state: object) -> list[Reading]:
+        """Read the scores of each row off the head's rectangle of them."""
+        start, rows = time.perf_counter(), [question.row for question in questions]
+        batch = self.parts.collator.collate(rows, self.parts.backbone.tokenizer, shared)
+        scores = forward(self.parts, batch.to(device(self.parts)), state).tolist()
+        self.bill.add_passes([question.query for question in questions], batch.tokens, time.perf_counter() - start)
+        asked = [len(row.choices) or len(row.labels) or None for row in rows]
+        return [Reading(values[:count], {}) for values, count in zip(scores, asked, strict=True)]
+
+    def _read_answers(self, questions: list[_Question], shared: SharedSet, state: object) -> list[Reading]:
+        """Let the model write, and the head read it."""
+        head, backbone = self.parts.head, self.parts.backbone
+        assert isinstance(head, AnswerReader) and isinstance(backbone, Writer)
+        start, rows = time.perf_counter(), [question.row for question in questions]
+        if any(not row.labels for row in rows):
+            raise InputError(
+                f"the head {_name(head)} reads the names of documents in what the model writes, and the formatter "
+                f"{_name(self.parts.formatter)} gives them none; use one that does, such as documents.v1"
+            )
+        batch = collate(self.parts, rows)
+        written = backbone.write(batch.to(device(self.parts)), head.max_new_tokens)
+        # the last step of a shorter answer is the token that ends it
+        steps = max(min(len(tokens) + 1, head.max_new_tokens) for tokens in written)
+        seconds = time.perf_counter() - start
+        self.bill.add_passes([question.query for question in questions], batch.tokens, seconds, steps)
+        if batch.shared is not None:
+            self._bill_shared(tuple(dict.fromkeys(row.shared for row in rows)), batch.shared, questions, 0.0)
+        for question, tokens in zip(questions, written, strict=True):
+            for costs in self.bill.of(question.query):
+                costs.prefix_saved += len(question.row.shared)
+                costs.generated += len(tokens)
+        texts = self.parts.backbone.tokenizer.batch_decode(written, skip_special_tokens=True)
+        return [head.read(text, row.labels) for text, row in zip(texts, rows, strict=True)]
+
+    def _check(self, ask: Ask, reading: Reading) -> None:
+        scores = reading.scores
+        if len(scores) != len(ask.docs):
+            head, formatter, strategy = map(_name, (self.parts.head, self.parts.formatter, self.parts.strategy))
+            raise RunError(
+                f"the head gave {len(scores)} scores to a prompt of {len(ask.docs)} documents: {head} does not go with "
+                f"prompts of {formatter} and what {strategy} asks; use a head that scores each document of a prompt, "
+                "such as choice.v1, or a strategy that asks for one document at a time, such as pointwise.v1"
+            )
+        if not all(map(math.isfinite, scores)):
             names = [(ask.group.doc_ids or ask.group.docs)[position][:60] for position in ask.docs]
             raise RunError(
-                f"the model gave the score {values} to query {ask.group.qid or ask.group.query[:60]!r}, document "
+                f"the model gave the score {scores} to query {ask.group.qid or ask.group.query[:60]!r}, document "
                 f"{names}; a score that is not finite cannot be ranked (fp16 overflows easily: try bf16 or fp32)"
             )
-    return scores
+
+
+def _rows(parts: Parts, asks: Sequence[Ask]) -> list[Row]:
+    tokenizer = parts.backbone.tokenizer
+    return parts.collator.encode([parts.formatter.format(ask, tokenizer) for ask in asks], tokenizer)
+
+
+def _as_read(row: Row) -> Hashable:
+    """What rows that are equal to a model and a head have in common."""
+    return row.shared, *(tuple(values or ()) for values in (row.ids, row.type_ids, row.scored, row.labels, row.choices))
+
+
+def _shares(parts: Parts) -> bool:
+    """Whether the beginning of prompts is read apart; a model writes after whole ones."""
+    return parts.backbone.shares_prefix and not isinstance(parts.head, AnswerReader)
 
 
 def _encoded_ahead(parts: Parts, asks: Sequence[Ask]) -> Iterator[list[Row]]:
     """The rows of the asks, some at a time; the next ones are made while the caller works on these."""
     pieces = [asks[start : start + ENCODED_AT_ONCE] for start in range(0, len(asks), ENCODED_AT_ONCE)]
     if len(pieces) < 2:
-        yield from (encode(parts, piece) for piece in pieces)
+        yield from (_rows(parts, piece) for piece in pieces)
         return
     with ThreadPoolExecutor(max_workers=1) as tokenizing:
-        ahead = tokenizing.submit(encode, parts, pieces[0])
+        ahead = tokenizing.submit(_rows, parts, pieces[0])
         for piece in pieces[1:]:
-            rows, ahead = ahead.result(), tokenizing.submit(encode, parts, piece)
+            rows, ahead = ahead.result(), tokenizing.submit(_rows, parts, piece)
             yield rows
         yield ahead.result()
 
 
-@dataclass
-class _SharedState:
-    """What was read last of what rows share, kept because the rows that are tokenized next may share it too."""
-
-    shared: list[tuple[int, ...]] = field(default_factory=list)
-    state: object = None
-
-    def become(self, parts: Parts, row: Row, shared: list[tuple[int, ...]], costs: Costs) -> None:
-        """Read `shared`, unless it is at hand."""
-        if shared is not self.shared:
-            self.state = None  # two at once may not fit
-            self.shared, self.state = shared, _read_shared(parts, row, shared, costs)
-            costs.prefix_saved -= sum(map(len, shared))
-
-
-def _score_rows(parts: Parts, rows: list[Row], settings: Engine, costs: Costs, read: _SharedState) -> list[list[float]]:
-    """Scores of some rows, in their order, in batches of like length."""
-    costs.prompts += len(rows)
-    costs.cut_documents += sum(row.cut_document > 0 for row in rows)
-    costs.cut_queries += sum(row.cut_query > 0 for row in rows)
-    scores: list[list[float]] = [[] for _ in rows]
-    with torch.inference_mode():
-        for shared, numbers in _chunks(rows, settings.prefix_tokens, read.shared):
-            chunk = [rows[number] for number in numbers]
-            read.become(parts, chunk[0], shared, costs)
-            costs.prefix_saved += sum(len(row.shared) for row in chunk)
-            for batch in _batches(chunk, settings.batch_tokens):
-                found = _score_batch(parts, [chunk[i] for i in batch], shared, read.state, costs)
-                for i, values in zip(batch, found, strict=True):
-                    scores[numbers[i]] = values
-    return scores
-
-
-def embed(parts: Parts, texts: Sequence[str], kind: str, settings: Engine) -> list[torch.Tensor]:
-    """Token vectors [tokens, dim] of each text, in the order given; for late interaction."""
-    head = parts.head
-    if not isinstance(head, LateInteraction):
-        raise InputError(
-            "token vectors are what late interaction compares, and this reranker's head reads one score off a prompt"
-        )
-    rows = encode(parts, [Ask(Group(text, [text]), (0,)) for text in texts])
-    sized = [replace(row, ids=list(row.shared)) for row in rows] if kind == "query" else rows
-    found: list[torch.Tensor] = [torch.empty(0)] * len(rows)
-    for numbers in _batches(sized, settings.batch_tokens):
-        batch = collate(parts, [rows[number] for number in numbers]).to(_device(parts))
-        tokens, of = batch.tokens, list(range(len(numbers)))
-        if kind == "query" and batch.shared is not None and batch.shared_of is not None:
-            tokens, of = batch.shared, batch.shared_of.tolist()
-        if tokens.compared is None:
-            raise InputError("token vectors need query and document read apart; use late_interaction.v1")
-        vectors = head.embed(parts.backbone.read_shared(tokens)).float().cpu()
-        compared = tokens.compared.cpu()
-        for number, row in zip(numbers, of, strict=True):
-            found[number] = vectors[row][compared[row]]
-    return found
-
-
-class _Ranking:
-    """One query's strategy under way: what it asks now, and its order once it has ended."""
-
-    def __init__(self, group: Group, steps: Generator[list[Asked], list[list[float]], Order]) -> None:
-        self.group = group
-        self.asks: list[Asked] = []
-        self.rounds = 0
-        self.order: Order | None = None
-        self._steps = steps
-
-    def start(self) -> None:
-        self._go_on(lambda: next(self._steps))
-
-    def answer(self, scores: list[list[float]]) -> None:
-        self.rounds += bool(scores)
-        self._go_on(lambda: self._steps.send(scores))
-
-    def _go_on(self, step: Callable[[], list[Asked]]) -> None:
-        docs = range(len(self.group.docs))
-        try:
-            self.asks = step()
-        except StopIteration as end:
-            self.order = _whole_order(end.value, docs)
-            return
-        if wrong := [asked for asked in self.asks if not asked or not all(position in docs for position in asked)]:
-            raise RunError(
-                f"the strategy asks for documents {wrong[0]!r} of a query that has {len(docs)}, counted from 0"
-            )
-
-
-def _whole_order(value: Any, docs: range) -> Order:
-    """What a strategy returned, which a third party may have got wrong."""
-    try:
-        whole = sorted(position for position, _ in value) == list(docs)
-    except (TypeError, ValueError):
-        whole = False
-    if not whole:
-        raise RunError(
-            f"the strategy returned {value!r:.200}; it must return (position, score) of each of {len(docs)} documents"
-        )
-    return value
-
-
-def _share_prefix(rows: list[Row]) -> None:
-    """Move the beginning that all rows have in common into `shared`; each row keeps at least one token of its own."""
-    if len(rows) < 2:
-        return
-    first, last = min(row.ids for row in rows), max(row.ids for row in rows)  # all others lie between these two
-    shortest = min(len(row.ids) for row in rows) - 1
-    common = next((i for i in range(shortest) if first[i] != last[i]), shortest)
-    if common < SHORTEST_PREFIX:
-        return
-    prefix = tuple(first[:common])
-    for row in rows:
-        row.shared, row.ids = prefix, row.ids[common:]
-
-
-def _whole(row: Row) -> Row:
-    return replace(row, ids=[*row.shared, *row.ids], shared=())
-
-
-def _chunks(
-    rows: list[Row], prefix_tokens: int, held: list[tuple[int, ...]]
-) -> Iterator[tuple[list[tuple[int, ...]], list[int]]]:
-    """Rows that share what is held already, rows that share nothing, then rows whose shared parts may be held in memory
-    together."""
-    sharing: dict[tuple[int, ...], list[int]] = {}
-    for number, row in enumerate(rows):
-        sharing.setdefault(row.shared, []).append(number)
-    if again := [number for shared in held for number in sharing.pop(shared, [])]:
-        yield held, again
-    if plain := sharing.pop((), None):
-        yield [], plain
-    together: list[tuple[int, ...]] = []
-    longest = 0
-    for shared in sharing:
-        if together and max(longest, len(shared)) * (len(together) + 1) > prefix_tokens:
-            yield together, [number for s in together for number in sharing[s]]
-            together, longest = [], 0
-        together.append(shared)
-        longest = max(longest, len(shared))
-    if together:
-        yield together, [number for s in together for number in sharing[s]]
-
-
-def _batches(rows: list[Row], batch_tokens: int) -> Iterator[list[int]]:
-    """Rows of like length together, longest first, each batch within the budget with its padding."""
+def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Numbers of rows of like length, longest first, each batch within the budget with its padding."""
     batch: list[int] = []
-    width = 0
-    for number in sorted(range(len(rows)), key=lambda i: -len(rows[i].ids)):
-        if batch and width * (len(batch) + 1) > batch_tokens:
+    for number in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > batch_tokens:
             yield batch
             batch = []
-        if not batch:
-            width = len(rows[number].ids)
         batch.append(number)
     if batch:
         yield batch
 
 
-def _read_shared(parts: Parts, row: Row, shared: list[tuple[int, ...]], costs: Costs) -> object:
-    """The state of what rows share; `row` is any of them."""
-    tokens = parts.collator.collate([row], parts.backbone.tokenizer, shared).shared
-    if tokens is None:
-        return None
-    _count(costs, tokens)
-    return parts.backbone.read_shared(tokens.to(_device(parts)))
-
-
-def _score_batch(
-    parts: Parts, rows: list[Row], shared: list[tuple[int, ...]], state: object, costs: Costs
-) -> list[list[float]]:
-    """Scores of one batch; a batch that does not fit into memory is halved."""
-    try:
-        batch = parts.collator.collate(rows, parts.backbone.tokenizer, shared)
-        scores = forward(parts, batch.to(_device(parts)), state).tolist()
-        _count(costs, batch.tokens)
-        return scores
-    except torch.OutOfMemoryError as error:
-        if len(rows) == 1:
-            raise RunError(f"out of memory with a single prompt of {len(rows[0].ids)} tokens: {error}") from error
-    # only here is the error gone, and with it what its traceback kept in memory
-    torch.cuda.empty_cache()
-    half = len(rows) // 2
-    return [s for part in (rows[:half], rows[half:]) for s in _score_batch(parts, part, shared, state, costs)]
-
-
-def _count(costs: Costs, tokens: Tokens) -> None:
-    real = int(tokens.mask.sum())
-    costs.passes += 1
-    costs.tokens += real
-    costs.padding += tokens.ids.numel() - real
-
-
-def _device(parts: Parts) -> torch.device:
+def device(parts: Parts) -> torch.device:
     return next(parts.backbone.module.parameters()).device
+
+
+def _name(part: object) -> str:
+    return type(part).__name__

@@ -1,4 +1,4 @@
-"""The two kinds of failure that rerankkit reports without a traceback."""
+"""The kinds of failure that rerankkit reports without a traceback."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,7 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """The work could not be done: no network, a full disk, a corrupt file. Exit code 1."""
+
+
+class Interrupted(Exception):
+    """The user stopped work that can be taken up again: the message says how. Exit code 130."""

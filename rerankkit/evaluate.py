@@ -40,9 +40,12 @@ def prepare(groups: Sequence[Group]) -> list[Group]:
 
 
 def _shuffled(group: Group) -> Group:
-    order = sorted(
-        range(len(group.docs)), key=lambda i: hashlib.sha256(group.docs[i].encode(errors="surrogatepass")).digest()
-    )
+    digests = [hashlib.sha256(text.encode(errors="surrogatepass")).digest() for text in group.docs]
+    return reordered(group, sorted(range(len(group.docs)), key=digests.__getitem__))
+
+
+def reordered(group: Group, order: Sequence[int]) -> Group:
+    """A group with its documents, and all that is known of each, in another order."""
 
     def put(values: list[Any] | None) -> Any:
         return None if values is None else [values[i] for i in order]
@@ -53,6 +56,7 @@ def _shuffled(group: Group) -> Group:
         labels=put(group.labels),
         teacher_scores=put(group.teacher_scores),
         doc_ids=put(group.doc_ids),
+        first_scores=put(group.first_scores),
     )
 
 

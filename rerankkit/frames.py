@@ -61,7 +61,7 @@ def tokenize_texts(
     halves = [(prompt.pieces[: prompt.second], prompt.pieces[prompt.second :]) for prompt in prompts]
     distinct = list(dict.fromkeys(half for pair in halves for half in pair))
     tokens = tokenize([Prompt(half, add_special_tokens=False) for half in distinct], tokenizer, markers)
-    found = dict(zip(distinct, tokens, strict=True))
+    found = {half: (text.ids, text.roles) for half, text in zip(distinct, tokens, strict=True)}
     return [[found[half] for half in pair] for pair in halves]
 
 

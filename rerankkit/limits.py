@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rerankkit.errors import InputError
@@ -11,11 +13,11 @@ from rerankkit.protocols import Role
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The document is cut first, at its end, then the query; what is fixed never.
+    """Documents are cut first, at their ends, the longest of them most; then the query; what is fixed never.
 
     Args:
         max_length: Tokens of a whole prompt.
-        document: Tokens of the document, where that is to be less than what fits.
+        document: Tokens of each document, where that is to be less than what fits.
         query: Tokens of the query, likewise.
         query_floor: The query is never cut below this many tokens to make room.
     """
@@ -34,23 +36,36 @@ class Limits:
         if self.query_floor < 0:
             yield "query_floor", f"must be at least 0, got {self.query_floor}"
 
-    def kept(self, roles: Sequence[Role], part: str) -> dict[Role, int]:
-        """How many tokens of the query and of the document are kept.
+    def kept(self, roles: Sequence[Role], pieces: Sequence[Hashable], part: str) -> list[int]:
+        """Where the tokens stand that are kept: all fixed ones and the first of each other piece.
 
         Args:
+            pieces: What each token is a piece of: one of the documents, one of the places where the query stands.
             part: The collator's name, for the message where nothing fits.
         """
-        query, document = roles.count("query"), roles.count("document")
-        room = self.max_length - (len(roles) - query - document)
-        wanted = min(query, self.query or query)
-        if room < min(wanted, self.query_floor):
+        own: dict[Role, Counter[Hashable]] = {"query": Counter(), "document": Counter()}
+        for role, piece in zip(roles, pieces, strict=True):
+            if role != "fixed":
+                own[role][piece] += 1
+        room = self.max_length - (len(roles) - own["query"].total() - own["document"].total())
+        wanted = Counter({piece: min(length, self.query or length) for piece, length in own["query"].items()})
+        if room < sum(min(length, self.query_floor) for length in wanted.values()):
             raise InputError(
                 f"{part}: the prompt's own text takes {self.max_length - room} of max_length = {self.max_length} "
                 f"tokens and leaves {max(room, 0)} for the query; raise max_length or shorten the template"
             )
-        keep: dict[Role, int] = {"query": min(wanted, room)}
-        keep["document"] = min(document, self.document or document, room - keep["query"])
-        return keep
+        left = _evenly(wanted, room)
+        documents = {piece: min(length, self.document or length) for piece, length in own["document"].items()}
+        left += _evenly(documents, room - left.total())
+        if left == own["query"] + own["document"]:
+            return list(range(len(roles)))
+        kept = []
+        for position, (role, piece) in enumerate(zip(roles, pieces, strict=True)):
+            if role != "fixed":
+                left[piece] -= 1
+            if role == "fixed" or left[piece] >= 0:
+                kept.append(position)
+        return kept
 
 
 def require_room(max_length: int, tokenizer_limit: float, part: str, argument: str = "max_length") -> None:
@@ -59,12 +74,17 @@ def require_room(max_length: int, tokenizer_limit: float, part: str, argument: s
         raise InputError(f"{part}: {argument} = {max_length}, but the model reads {tokenizer_limit} tokens")
 
 
-def positions(roles: Sequence[Role], keep: dict[Role, int]) -> list[int]:
-    """Where the tokens stand that are kept: all fixed ones and the first of the others."""
-    left, kept = dict(keep), []
-    for position, role in enumerate(roles):
-        if role != "fixed":
-            left[role] -= 1
-        if role == "fixed" or left[role] >= 0:
-            kept.append(position)
-    return kept
+def cut_tokens(roles: Sequence[Role], kept: Sequence[int], role: Role) -> int:
+    """How many tokens of a role are not kept."""
+    return roles.count(role) - sum(roles[position] == role for position in kept)
+
+
+def _evenly(lengths: Mapping[Hashable, int], room: int) -> Counter[Hashable]:
+    """How much of each length there is room for, when all are cut to one length; the first are given what is over."""
+    every = range(max(lengths.values(), default=0) + 1)
+    longest = bisect_right(every, room, key=lambda cut: sum(min(length, cut) for length in lengths.values())) - 1
+    found = Counter({piece: min(length, longest) for piece, length in lengths.items()})
+    for piece, length in lengths.items():
+        if found.total() < room and found[piece] < length:
+            found[piece] += 1
+    return found

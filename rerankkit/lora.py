@@ -119,8 +119,8 @@ def base_layer(layer: Any) -> Any:
     return layer.base_layer if isinstance(layer, LoraLayer) else layer
 
 
-def effective_rows(layer: Any, rows: torch.Tensor) -> torch.Tensor:
-    """The given rows of a linear layer's weight, with an adapter's share where it has one. [rows, width]"""
+def effective_rows(layer: Any, rows: torch.Tensor | slice) -> torch.Tensor:
+    """Some rows of a linear layer's weight, with an adapter's share where it has one. [rows, width]"""
     weight = base_layer(layer).weight[rows]
     if base_layer(layer) is layer or layer.merged or layer.disable_adapters:
         return weight

@@ -20,7 +20,13 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "auto": "aut
 
 
 def load_model(
-    auto_class: Any, name: str, dtype: Dtype, attention: Attention, revision: str | None, config: Any = None
+    auto_class: Any,
+    name: str,
+    dtype: Dtype,
+    attention: Attention,
+    revision: str | None,
+    config: Any = None,
+    quantization_config: Any = None,
 ) -> tuple[Any, set[str]]:
     """A model in evaluation mode, and the names of its weights that the checkpoint lacks and that are random now."""
     path = resolve_model(name)
@@ -28,6 +34,7 @@ def load_model(
         model, report = auto_class.from_pretrained(
             path,
             config=config,
+            quantization_config=quantization_config,
             dtype=DTYPES[dtype],
             attn_implementation=None if attention == "auto" else attention,
             revision=revision or "main",

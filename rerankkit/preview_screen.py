@@ -221,6 +221,9 @@ def _heading(shown: Shown, example: Example) -> str:
 
 def _sharing(example: Example) -> str:
     shared = sorted({shown.shared for shown in example.prompts})
+    opened = {tuple(token.id for token in shown.tokens[: shown.shared]) for shown in example.prompts if shown.tokens}
+    if shared[-1] and len(opened) > 1:
+        return "nothing is shared: each prompt has an encoder's part, which comes first, of its own"
     if shared[-1]:
         return f"the first {shared[-1]} tokens are shared by the group's prompts and computed once"
     if len(example.prompts) < 2:

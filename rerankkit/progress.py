@@ -25,10 +25,12 @@ class Bar:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
             console=self._console,
             disable=quiet or not sys.stderr.isatty(),
         )
-        self._task = self._progress.add_task(description, total=None)
+        self._task = self._progress.add_task(description, total=None, note="")
+        self._counted = 0
 
     def __enter__(self) -> Bar:
         self._progress.start()
@@ -47,6 +49,11 @@ class Bar:
 
     def advance(self) -> None:
         self._progress.advance(self._task)
+
+    def count(self, number: int, what: str) -> None:
+        """Add to a number that is shown behind the bar."""
+        self._counted += number
+        self._progress.update(self._task, note=f"{self._counted:,} {what}")
 
     def say(self, line: str) -> None:
         self._console.print(line, markup=False, soft_wrap=True)

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 from rerankkit.errors import InputError
@@ -15,10 +15,21 @@ from rerankkit.lazy import torch
 from rerankkit.protocols import Prompt, Role, Tokens
 
 
-def tokenize(
-    prompts: Sequence[Prompt], tokenizer: Any, markers: tuple[str, ...] = ()
-) -> list[tuple[list[int], list[Role]]]:
-    """The token ids of each prompt, and the role of each token: that of its last character.
+@dataclass(slots=True)
+class Tokenized:
+    """A prompt as tokens.
+
+    Args:
+        pieces: Which of the prompt's pieces each token belongs to, -1 for those of the tokenizer's own.
+    """
+
+    ids: list[int]
+    roles: list[Role]
+    pieces: list[int]
+
+
+def tokenize(prompts: Sequence[Prompt], tokenizer: Any, markers: tuple[str, ...] = ()) -> list[Tokenized]:
+    """The tokens of each prompt; a token belongs to the piece, and has the role, of its last character.
 
     A text is tokenized whole, so the tokens are those that the model was trained on. Only where a query or document
     spells a control token, such as `<|im_end|>`, is it tokenized in parts, and no part holds the control token. Tokens
@@ -32,18 +43,19 @@ def tokenize(
     encoded = iter(_encoded([text for prompt in parts for _, text in prompt], tokenizer))
     found = []
     for prompt, split in zip(prompts, parts, strict=True):
-        role_at, own = _role_lookup(prompt), {piece.role for piece in prompt.pieces}
+        piece_at = _piece_lookup(prompt)
         ids = list(control.leading) if prompt.add_special_tokens else []
-        roles: list[Role] = ["fixed"] * len(ids)
+        pieces = [-1] * len(ids)
         for start, _ in split:
             tokens, spans = next(encoded)
             ids += tokens
-            if len(own) == 1:
-                roles += [*own] * len(tokens)
+            if len(prompt.pieces) == 1:
+                pieces += [0] * len(tokens)
             else:
-                roles += [role_at(start + max(end - 1, begin)) for begin, end in spans]
+                pieces += [piece_at(start + max(end - 1, begin)) for begin, end in spans]
+        roles: list[Role] = ["fixed" if piece < 0 else prompt.pieces[piece].role for piece in pieces]
         control.refuse(ids, roles)
-        found.append((ids, roles))
+        found.append(Tokenized(ids, roles, pieces))
     return found
 
 
@@ -104,24 +116,18 @@ def _parts(prompt: Prompt, control: Control) -> list[tuple[int, str]]:
     text = "".join(piece.text for piece in prompt.pieces)
     breaks = set()
     if control.pattern is not None:
-        role_at = _role_lookup(prompt)
+        piece_at = _piece_lookup(prompt)
         for match in control.pattern.finditer(text):
             begin, end = match.span(1)
-            if any(role_at(i) != "fixed" for i in range(begin, end)):
+            if any(prompt.pieces[piece_at(i)].role != "fixed" for i in range(begin, end)):
                 breaks.add(begin + 1)
     return [(begin, text[begin:end]) for begin, end in pairwise([0, *sorted(breaks), len(text)])]
 
 
-def _role_lookup(prompt: Prompt) -> Callable[[int], Role]:
-    """A function from a character's position to its role."""
-    ends: list[int] = []
-    roles: list[Role] = []
-    end = 0
-    for piece in prompt.pieces:
-        end += len(piece.text)
-        ends.append(end)
-        roles.append(piece.role)
-    return lambda position: roles[min(bisect_right(ends, position), len(roles) - 1)]
+def _piece_lookup(prompt: Prompt) -> Callable[[int], int]:
+    """A function from a character's position to the piece that it stands in."""
+    ends = list(accumulate(len(piece.text) for piece in prompt.pieces))
+    return lambda position: min(bisect_right(ends, position), len(ends) - 1)
 
 
 def padded(sequences: Sequence[Sequence[int]], tokenizer: Any) -> Tokens:

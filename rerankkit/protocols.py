@@ -98,7 +98,7 @@ class Prompt:
         second: Position of the piece that begins the second text; None where all pieces are one text.
         answer: Position of the piece that begins what the model itself is taken to have written, which the decoder of
             an encoder-decoder reads; None where it has written nothing.
-        labels: What each asked document is called in the prompt, such as "A" or "[1]"; empty where they have no names.
+        labels: What each asked document is called in the prompt, such as "A" or "1"; empty where they have no names.
         choices: How the model would go on to name each asked document, to the letter and one token each; empty where
             no single token does.
     """
@@ -289,9 +289,10 @@ class Checkpoint(Protocol):
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """What a backbone adds to `Backbone` where it has an output layer over its vocabulary."""
+    """What a backbone adds to `Backbone` where it has an output layer over its vocabulary: its rows for some tokens, in
+    their order, or for all."""
 
-    def vocabulary(self, token_ids: Sequence[int]) -> Vocabulary: ...
+    def vocabulary(self, token_ids: Sequence[int] | None = None) -> Vocabulary: ...
 
 
 @runtime_checkable

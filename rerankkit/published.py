@@ -97,6 +97,11 @@ def _transformers(checkpoint: Published) -> Settings:
             f"{name} is a language model, and nothing in it says what to ask it; name it in a recipe such as "
             f'llm_pointwise: Reranker.from_recipe("llm_pointwise", {{"model.backbone.name": "{name}"}})'
         )
+    if checkpoint.config.is_encoder_decoder:
+        raise InputError(
+            f"{name} is a text-to-text model, and nothing in it says what to ask it; name it in a recipe such as "
+            f'monot5: Reranker.from_recipe("monot5", {{"model.backbone.name": "{name}"}})'
+        )
     raise InputError(
         f"{name} is no reranker: it has neither a classifier nor a projection for late interaction. Train a new head "
         f"on it: rerankkit train cross_encoder_new_head --model.backbone.name {name}, or colbert in its place"

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import json
+import logging
+import random
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -15,20 +22,54 @@ from rerankkit.collection import (
     read_corpus,
     read_queries,
 )
-from rerankkit.errors import InputError, RunError
-from rerankkit.evaluate import first_run, interpolate, prepare, run_of
+from rerankkit.errors import InputError, Interrupted, RunError
+from rerankkit.evaluate import first_run, interpolate, prepare, reordered, run_of
 from rerankkit.progress import Bar
 from rerankkit.protocols import Group
 from rerankkit.recipe import build
 from rerankkit.reranker import Reranker
-from rerankkit.trec import Run, best_first, write_run
+from rerankkit.score_cache import ScoreCache
+from rerankkit.trec import Run, best_first, read_run, require_word, write_run, write_whole
+
+logger = logging.getLogger("rerankkit")
+FirstStageOrder = Literal["given", "inverse", "random"]
 
 
 def file_groups(queries: Path, docs: Path, run: Path | None, top: int) -> list[Group]:
-    """The candidates of every query of a file: by a TREC run, else by BM25 over all documents."""
-    asked, corpus = read_queries(queries), read_corpus(docs)
+    """The candidates of every query of a file: by a TREC run, else by BM25 over all documents. A query without one is
+    left out with a warning, as a run has no line for it."""
+    named = {docid for scores in read_run(run).values() for docid in scores} if run else None
+    asked, corpus = read_queries(queries), read_corpus(docs, named)
     found = candidates_from_run(run, corpus, asked, top) if run else candidates_from_bm25(corpus, asked, top)
-    return Collection(corpus, asked).groups(found, [qid for qid in asked if qid in found])
+    without = [qid for qid in asked if not found.get(qid)]
+    if len(without) == len(asked):
+        raise InputError(f"{docs}: no document has a word of any query of {queries}, so there is nothing to rank")
+    groups = Collection(corpus, asked).groups(found, [qid for qid in asked if found.get(qid)])
+    for group in groups:  # before the work, as the run could not be written after it
+        for name, what in ((group.qid, "the query id"), *((docid, "the document id") for docid in group.doc_ids or [])):
+            require_word(name, what)
+    if without:
+        source = f"{run} has no line" if run else "BM25 finds nothing"
+        logger.warning(
+            "%s for %d of %d queries, such as %r; they are left out", source, len(without), len(asked), without[0]
+        )
+    return groups
+
+
+def in_order(groups: Sequence[Group], order: FirstStageOrder, seed: int) -> list[Group]:
+    """The groups with their documents in the order that a strategy is to see, which may be another than the first
+    stage's; its scores stay with the documents."""
+    if order == "given":
+        return list(groups)
+    if any(group.first_scores is None for group in groups):
+        raise InputError(f"--first-stage-order {order}: this data has no first stage whose order could be changed")
+    found = []
+    for group in groups:
+        positions = list(range(len(group.docs)))[::-1]
+        if order == "random":
+            random.Random(f"{seed} {group.qid}").shuffle(positions)  # whichever other queries there are
+        found.append(reordered(group, positions))
+    return found
 
 
 def live_group(query: str, docs: Path, top: int) -> list[Group]:
@@ -54,18 +95,20 @@ def _best_of(query: str, corpus: dict[str, str], top: int) -> list[Group]:
     return Collection(corpus, {"query": query}).groups(found)
 
 
-def check_weight(weight: float | None) -> None:
-    """Refuse an interpolation weight that is none."""
+def check_options(weight: float | None, tag: str) -> None:
+    """Refuse an interpolation weight that is none, and a tag that cannot stand in a run."""
+    require_word(tag, "--tag")
     if weight is not None and not 0 <= weight <= 1:
         raise InputError(f"--interpolate {weight}: expected a weight between 0 and 1")
 
 
-def rerank(reranker: Reranker, groups: Sequence[Group], weight: float | None) -> Run:
+def rerank(reranker: Reranker, groups: Sequence[Group], weight: float | None, cache: ScoreCache | None = None) -> Run:
     """The reranker's run over prepared or first-stage groups, interpolated with the first stage where asked."""
     groups = prepare(groups)
     with Bar("ranking") as bar:
         bar.start(len(groups))
-        run = run_of(groups, reranker.rank_groups(groups, finished=bar.advance))
+        answered = functools.partial(bar.count, what="prompts")
+        run = run_of(groups, reranker.rank_groups(groups, finished=bar.advance, cache=cache, answered=answered))
     if weight is None:
         return run
     first = first_run(groups)
@@ -74,19 +117,72 @@ def rerank(reranker: Reranker, groups: Sequence[Group], weight: float | None) ->
     return interpolate(run, first, weight)
 
 
+def rank_into(
+    output: Path,
+    reranker: Reranker,
+    groups: Sequence[Group],
+    weight: float | None,
+    tag: str,
+    kept: Path | None,
+    costs: Path | None,
+) -> None:
+    """Rank into a run. Every answer of the model is kept in a file until the run is written, so that the same command
+    goes on after an interrupt.
+
+    Args:
+        kept: A file of answers that stays; else one beside the output, which goes when the run is there.
+        costs: A file for what each query cost.
+    """
+    path = kept or output.with_name(f"{output.name}.answers")
+    for file in (output, path, costs):
+        require_place(file)
+    try:
+        with contextlib.closing(ScoreCache(path)) as cache:
+            if len(cache):
+                logger.info("going on with the %d answers in %s", len(cache), path)
+            try:
+                run = rerank(reranker, groups, weight, cache)
+            finally:
+                if kept is None and not len(cache):
+                    path.unlink()  # nothing was answered, so nothing can be gone on from
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; the same command goes on from here") from None
+    write_run(run, output, tag)
+    if kept is None:
+        path.unlink(missing_ok=True)
+    if reranker.costs.cached:
+        logger.info(
+            "%d answers were at hand in %s, %d prompts were asked", reranker.costs.cached, path, reranker.costs.prompts
+        )
+    if costs is not None:
+        write_whole(costs, [json.dumps(reranker.bill.as_dict([group.qid for group in groups]), indent=1), "\n"])
+    if sys.stdout.isatty():
+        Console(stderr=True).print(reranker.bill.table())
+
+
+def require_place(file: Path | None) -> None:
+    """Refuse a file that could not be written, before the work; its folder is made."""
+    if file is None:
+        return
+    if file.is_dir():
+        raise InputError(f"{file} is a folder; give the name of a file")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{file}: its folder cannot be made: {error.strerror}") from error
+
+
 def write(run: Run, output: Path) -> None:
     """Write a run whole or not at all."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{output}: its folder cannot be made: {error.strerror}") from error
+    require_place(output)
     write_run(run, output)
 
 
 def show(run: Run, groups: Sequence[Group], count: int) -> None:
     """Print the best documents of one query, with where the first stage had put them."""
     (group,) = prepare(groups)
-    ids = group.doc_ids or []
+    ids, first = group.doc_ids or [], group.first_scores or []
+    before = sorted(range(len(first)), key=lambda position: -first[position])
     table = Table(title=f"{group.query}", title_justify="left", show_lines=True)
     for column, justify in (("rank", "right"), ("was", "right"), ("score", "right"), ("document", "left")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
@@ -94,5 +190,7 @@ def show(run: Run, groups: Sequence[Group], count: int) -> None:
     for rank, docid in enumerate(best_first(scores)[:count], start=1):
         position = ids.index(docid)
         text = " ".join(group.docs[position].split())
-        table.add_row(str(rank), str(position + 1), f"{scores[docid]:.2f}", f"{docid}\n{text[:200]}", style=None)
+        table.add_row(
+            str(rank), str(before.index(position) + 1), f"{scores[docid]:.2f}", f"{docid}\n{text[:200]}", style=None
+        )
     Console().print(table)

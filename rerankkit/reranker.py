@@ -11,13 +11,17 @@ from typing import Any, Literal
 import torch
 
 from rerankkit import engine, saving
-from rerankkit.engine import Costs, Parts
+from rerankkit.bill import Bill, Costs
+from rerankkit.engine import Parts, Scoring
 from rerankkit.errors import InputError
+from rerankkit.model_fingerprint import model_fingerprint
 from rerankkit.progress import quiet_libraries
 from rerankkit.protocols import Ask, Group, Pretrained, Ranked
 from rerankkit.published import published_recipe
 from rerankkit.recipe import Recipe, build, load_recipe
+from rerankkit.score_cache import ScoreCache
 from rerankkit.settings import Engine
+from rerankkit.token_vectors import embed
 
 logger = logging.getLogger("rerankkit")
 PARTS = ("formatter", "collator", "backbone", "head", "strategy")
@@ -38,8 +42,8 @@ class Reranker:
         self.parts = parts
         self.settings = settings or Engine()
         self.recipe = recipe
-        self.costs = Costs()
-        """What the last call cost."""
+        self.bill = Bill.blank(0)
+        """What the last call cost, of each query and in total."""
         parts.head.bind(parts.backbone)
         self.untrained = any(isinstance(p, Pretrained) and p.untrained for p in (parts.backbone, parts.head))
         """Whether weights that scores depend on are random: such a reranker can be trained, and does not rank."""
@@ -103,28 +107,51 @@ class Reranker:
                 part.module.eval()
         return self
 
+    @property
+    def costs(self) -> Costs:
+        """What the last call cost in total."""
+        return self.bill.total
+
+    def fingerprint(self) -> str:
+        """What the model is, weights included; the score cache knows its answers by it."""
+        modules = [part.module for part in (self.parts.backbone, self.parts.head) if part.module is not None]
+        return model_fingerprint(self.recipe, modules)
+
     def rank(self, query: str, docs: Sequence[str], top_k: int | None = None) -> list[Ranked]:
         """The documents, best first; equal scores keep the given order."""
         return self.rank_groups([Group(query, list(docs))], top_k)[0]
 
     def rank_groups(
-        self, groups: Sequence[Group], top_k: int | None = None, finished: Callable[[], None] = lambda: None
+        self,
+        groups: Sequence[Group],
+        top_k: int | None = None,
+        finished: Callable[[], None] = lambda: None,
+        cache: ScoreCache | None = None,
+        answered: Callable[[int], None] = lambda prompts: None,
     ) -> list[list[Ranked]]:
-        """Rank many queries, batched together; `finished` is called as each query is done."""
+        """Rank many queries, batched together; `finished` is called as each query is done.
+
+        Args:
+            answered: Is told after each batch how many prompts it had; queries that are sorted all end late.
+            cache: Nothing is asked that this model has answered in it; new answers are added to it as they come, so an
+                interrupted call can be made again.
+        """
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k = {top_k} must be at least 1")
         for number, group in enumerate(groups):
             if not group.query.strip():
                 raise InputError(f"the query of group {group.qid or number} is empty; give it some text")
         self._require_trained()
-        orders, self.costs = engine.run(self.parts, groups, self.settings, finished)
+        answers = cache.of(self.fingerprint()) if cache is not None else None
+        orders, self.bill = engine.run(self.parts, groups, self.settings, finished, answers, answered)
         return [
             [Ranked(position, score, group.docs[position]) for position, score in order[:top_k]]
             for group, order in zip(groups, orders, strict=True)
         ]
 
     def compute_score(self, pairs: Sequence[Sequence[str]], normalize: bool = False) -> list[float]:
-        """Scores of (query, document) pairs in the order given; one flat pair is accepted.
+        """Scores of (query, document) pairs in the order given; one flat pair is accepted. A reranker that compares
+        documents with one another has none.
 
         Args:
             normalize: Sigmoid of the scores, for display. Rankings never use it.
@@ -143,9 +170,18 @@ class Reranker:
             group = groups.setdefault(query, Group(query, []))
             asks.append(Ask(group, (len(group.docs),)))
             group.docs.append(document)
-        self.costs, start = Costs(), time.perf_counter()
-        scores = [score for (score,) in engine.score(self.parts, asks, self.settings, self.costs)]
-        self.costs.depth, self.costs.seconds = min(len(asks), 1), time.perf_counter() - start
+        if asks and self.parts.formatter.format(asks[0], self.parts.backbone.tokenizer).labels:
+            raise InputError(
+                "this reranker compares documents with one another, so a pair has no score of its own; use rank or "
+                "rank_groups"
+            )
+        self.bill, start = Bill.blank(len(groups)), time.perf_counter()
+        place = {query: i for i, query in enumerate(groups)}
+        queries = [place[ask.group.query] for ask in asks]
+        scores = [score for (score,) in Scoring(self.parts, self.settings, self.bill).score(asks, queries)]
+        self.costs.seconds = time.perf_counter() - start
+        for costs in (self.costs, *self.bill.queries) if asks else ():
+            costs.depth = 1
         return torch.tensor(scores, dtype=torch.float64).sigmoid().tolist() if normalize else scores
 
     def encode(self, texts: Sequence[str], kind: Literal["query", "document"] = "document") -> list[torch.Tensor]:
@@ -164,7 +200,7 @@ class Reranker:
                 raise InputError(f"text {number} must be a text; got {text!r:.120}")
         self._require_trained()
         with torch.no_grad():  # tensors of inference_mode could be neither changed nor trained on
-            return engine.embed(self.parts, texts, kind, self.settings)
+            return embed(self.parts, texts, kind, self.settings)
 
     def _require_trained(self) -> None:
         if not self.untrained:

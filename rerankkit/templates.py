@@ -3,38 +3,45 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 
-from rerankkit.protocols import Piece, Role
+from rerankkit.protocols import Piece
 
 _BRACES = re.compile(r"\{\{|\}\}|\{(\w*)\}|[{}]")
 
 
-def problems(template: str, fields: Mapping[str, Role]) -> Iterator[str]:
-    """Say what is wrong with a template that must hold each of the fields once. `{{` and `}}` are literal braces."""
-    names = [name for _, name in _split(template) if name is not None]
-    usable = " and ".join(f"{{{name}}}" for name in fields)
-    for name in sorted({name for name in names if name not in fields}):
+def problems(
+    template: str, once: Sequence[str], some: Sequence[str] = (), optional: Sequence[str] = ()
+) -> Iterator[str]:
+    """Say what is wrong with a template that must hold some fields once and some at least once, and may hold others.
+    `{{` and `}}` are literal braces."""
+    names = [name for _, name in split(template) if name is not None]
+    known = (*once, *some, *optional)
+    usable = " and ".join(filter(None, (", ".join(f"{{{name}}}" for name in known[:-1]), f"{{{known[-1]}}}")))
+    for name in sorted({name for name in names if name not in known}):
         said = f"{{{name}}}" if name.isidentifier() else "a brace that belongs to no field"
         yield f"{said} is unknown; use {usable}, and {{{{ }}}} for literal braces"
-    for name in fields:
+    for name in once:
         if names.count(name) != 1:
             yield f"must contain {{{name}}} once, found {names.count(name)} times"
+    for name in some:
+        if name not in names:
+            yield f"must contain {{{name}}} at least once, found 0 times"
 
 
-def fill(template: str, fields: Mapping[str, Role], texts: Mapping[str, str]) -> list[Piece]:
-    """The pieces of a template with its fields' texts; what stands around them is fixed."""
+def fill(template: str, fields: Mapping[str, Sequence[Piece]]) -> list[Piece]:
+    """The pieces of a template with those of its fields; what stands around them is fixed."""
     pieces = []
-    for literal, name in _split(template):
+    for literal, name in split(template):
         pieces.append(Piece(literal, "fixed"))
         if name is not None:
-            pieces.append(Piece(texts[name], fields[name]))
+            pieces += fields[name]
     return [piece for piece in pieces if piece.text or piece.role != "fixed"]
 
 
 @lru_cache(maxsize=64)
-def _split(template: str) -> tuple[tuple[str, str | None], ...]:
+def split(template: str) -> tuple[tuple[str, str | None], ...]:
     """Literal text and the name of the field that follows it; the last text has none."""
     found, literal, end = [], "", 0
     for match in _BRACES.finditer(template):

@@ -17,18 +17,22 @@ import transformers
 from safetensors import SafetensorError
 
 from rerankkit import engine, saving
+from rerankkit.batches import training_batch
 from rerankkit.checkpoints import latest
+from rerankkit.engine import Parts
 from rerankkit.errors import InputError, RunError
 from rerankkit.evaluate import prepare
 from rerankkit.progress import Bar, quiet_libraries
-from rerankkit.protocols import Group
+from rerankkit.protocols import Group, Taught
 from rerankkit.recipe import Recipe, build, fill, load_recipe, require
+from rerankkit.registry import registry
 from rerankkit.reranker import Reranker
 from rerankkit.sampling import TrainingGroups
 from rerankkit.stored_groups import StoredGroups
 from rerankkit.trainer import GroupTrainer, StopOnInterrupt, TrainingModule
 
 logger = logging.getLogger("rerankkit")
+LIKELIHOOD = "negative_log_likelihood.v1"
 RECIPE = "recipe.cfg"
 REPLACED = "replaced"
 SCRATCH = "groups-"
@@ -111,6 +115,7 @@ def _train(
         recipe.section("training").get("score_chunk"),
         sampling.in_batch_negatives,
     )
+    _require_fitting(recipe, reranker.parts, groups[0, 0])
     trained = sum(weight.numel() for weight in module.trained_weights().values())
     if not trained:
         raise InputError("nothing to train: every weight is frozen")
@@ -142,6 +147,27 @@ def _train(
         _save(reranker, output, Path(args.output_dir), _notes(trainer, time.perf_counter() - start))
     _together(args)
     return reranker
+
+
+def _require_fitting(recipe: Recipe, parts: Parts, group: Group) -> None:
+    """Refuse, before the first step, groups that no prompt can show and a loss that would learn something else."""
+    size = recipe.settings("sampling").group_size
+    try:
+        parts.strategy.training_asks(Group("", [""] * size))
+    except InputError as error:
+        raise InputError(f"[sampling] group_size = {size}: {error}") from error
+    loss, taught = recipe.get("loss")["@losses"], isinstance(parts.head, Taught)
+    if loss == LIKELIHOOD and not taught:
+        raise InputError(
+            f"[loss] {LIKELIHOOD} is for heads that learn to write the right answer, such as generated_order.v1; with "
+            "this one it would give high scores to everything, so use softmax_cross_entropy.v1"
+        )
+    if taught and loss != LIKELIHOOD and registry.origin("losses", loss).package == "rerankkit":
+        raise InputError(
+            f"[loss] {loss} compares the scores of documents, and the head learns to write the right answer, where "
+            f"scores are log-likelihoods of its parts; use {LIKELIHOOD}"
+        )
+    training_batch(parts, [group])
 
 
 def _arguments(recipe: Recipe, work: Path) -> transformers.TrainingArguments:

@@ -111,20 +111,21 @@ def _score(text: str, place: str) -> float:
 
 def write_run(run: Run, path: str | Path, tag: str = "rerankkit") -> None:
     """Writes a run, each query best first, equal scores in the given order; the file appears whole or not at all."""
-    _require_word(tag, "the tag")
+    require_word(tag, "the tag")
     write_whole(path, _run_lines(run, tag))
 
 
 def _run_lines(run: Run, tag: str) -> Iterator[str]:
     for qid, scores in run.items():
-        _require_word(qid, "the query id")
+        require_word(qid, "the query id")
         ordered = sorted(scores.items(), key=lambda item: -item[1])
         for rank, (docid, score) in enumerate(ranked_scores(ordered, qid).items(), start=1):
-            _require_word(docid, "the document id")
+            require_word(docid, "the document id")
             yield f"{qid} Q0 {docid} {rank} {score!r} {tag}\n"
 
 
-def _require_word(name: str, what: str) -> None:
+def require_word(name: str, what: str) -> None:
+    """Refuses a name with white space, which separates the columns of a run."""
     if not name or any(letter.isspace() for letter in name):
         raise InputError(f"{what} {name!r} cannot stand in a TREC run: it must be one word without white space")
 

@@ -38,6 +38,13 @@ def test_queries_and_documents_by_any_of_their_names(tmp_path: Path) -> None:
     assert read_corpus(corpus) == {"1": "T x", "2": "", "3": "y"}
 
 
+def test_only_the_documents_of_a_run_are_kept_and_all_are_checked(tmp_path: Path) -> None:
+    rows = [{"_id": str(i), "text": f"t{i}"} for i in range(5)]
+    assert read_corpus(write(tmp_path / "d", *rows), {"1", "3", "gone"}) == {"1": "t1", "3": "t3"}
+    with pytest.raises(InputError, match="d:6: document id '2' was given before, in line 3"):
+        read_corpus(write(tmp_path / "d", *rows, rows[2]), {"1"})
+
+
 @pytest.mark.parametrize(
     ("bad", "says"),
     [

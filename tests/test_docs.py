@@ -111,7 +111,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f'[recipe]\nextends = "{RECIPE}"\n[model]\n[model.backbone]\nname = "{tiny.folder()}"\n'
         f"[model.backbone.lora]\nr = 2\n[data]\n{readers}"
     )
-    for title in ("parts.py", "mine.cfg", "qwen3.cfg", "t2ranking.cfg"):
+    for title in ("parts.py", "mine.cfg", "abstracts.cfg", "qwen3.cfg", "t2ranking.cfg"):
         (folder / title).write_text(named(title))
     Reranker.from_recipe(folder / "recipes/llm_pointwise.cfg").save_pretrained(folder / "models/llm-pointwise")
     (folder / "colbert.cfg").write_text(tiny_bert.model_sections("colbert"))

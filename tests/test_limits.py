@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rerankkit.errors import InputError
-from rerankkit.limits import Limits, positions, require_room
+from rerankkit.limits import Limits, cut_tokens, require_room
 from rerankkit.protocols import Role
 
 ROLES: st.SearchStrategy[list[Role]] = st.lists(st.sampled_from(["fixed", "query", "document"]), max_size=40)
@@ -45,23 +45,60 @@ def test_what_is_kept(roles: list[Role], longest: int, document: int | None, que
     expected = naive(roles, limits)
     if expected is None:
         with pytest.raises(InputError, match=f"acme.v1: .* of max_length = {longest} tokens"):
-            limits.kept(roles, "acme.v1")
+            limits.kept(roles, roles, "acme.v1")
         return
-    keep = limits.kept(roles, "acme.v1")
-    kept = positions(roles, keep)
+    kept = limits.kept(roles, roles, "acme.v1")
     assert kept == expected
-    assert [roles[i] for i in kept].count("query") == keep["query"]
-    assert [roles[i] for i in kept].count("document") == keep["document"]
+    for role in ("query", "document"):
+        assert cut_tokens(roles, kept, role) == roles.count(role) - [roles[i] for i in kept].count(role)
+
+
+LENGTHS = st.lists(st.integers(0, 12), min_size=1, max_size=5)
+
+
+def naive_lengths(lengths: list[int], room: int) -> list[int]:
+    """One token at a time is taken from the longest, of equal ones from the last."""
+    left = list(lengths)
+    while sum(left) > room:
+        longest = max(left)
+        left[len(left) - 1 - left[::-1].index(longest)] -= 1
+    return left
+
+
+@settings(max_examples=400)
+@given(LENGTHS, LENGTHS, st.integers(1, 60), LIMIT, LIMIT)
+def test_several_documents_are_cut_to_one_length(
+    documents: list[int], queries: list[int], room: int, document: int | None, query: int | None
+) -> None:
+    roles: list[Role] = ["fixed"]
+    pieces = [0]
+    for role, lengths in (("query", queries), ("document", documents)):
+        for length in lengths:
+            piece = pieces[-1] + 1
+            roles += [*[role] * length, "fixed"]  # type: ignore[list-item]
+            pieces += [*[piece] * length, piece + 1]
+    fixed = roles.count("fixed")
+    kept = Limits(fixed + room, document, query, 0).kept(roles, pieces, "acme.v1")
+    first = naive_lengths([min(length, query or length) for length in queries], room)
+    second = naive_lengths([min(length, document or length) for length in documents], room - sum(first))
+    found = [pieces[i] for i in kept if roles[i] != "fixed"]
+    assert [found.count(2 * n + 1) for n in range(len(queries))] == first
+    assert [found.count(2 * (n + len(queries)) + 1) for n in range(len(documents))] == second
+    assert kept == sorted(kept)
+    assert sum(roles[i] == "fixed" for i in kept) == fixed
+    for piece in set(found):  # what is kept of a piece is its beginning
+        places = [i for i in range(len(roles)) if pieces[i] == piece]
+        assert [i for i in kept if pieces[i] == piece] == places[: found.count(piece)]
 
 
 def test_the_message_says_what_the_prompts_own_text_takes() -> None:
     roles: list[Role] = ["fixed"] * 9 + ["query"] * 4
     with pytest.raises(InputError, match="own text takes 9 of max_length = 12 tokens and leaves 3 for the query"):
-        Limits(12, None, None, 16).kept(roles, "pair.v1")
+        Limits(12, None, None, 16).kept(roles, roles, "pair.v1")
     with pytest.raises(
         InputError, match="takes 9 of max_length = 8 tokens and leaves 0 for the query; raise max_length"
     ):
-        Limits(8, None, None, 0).kept(roles, "pair.v1")
+        Limits(8, None, None, 0).kept(roles, roles, "pair.v1")
 
 
 def test_limits_that_make_no_sense_are_named_as_a_recipe_names_them() -> None:

@@ -51,7 +51,7 @@ def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     metadata = HeaderParser().parsestr(wheel.read(f"{info}/METADATA").decode())
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert set(metadata.get_all("Provides-Extra", [])) == {"embedded", "triton", "dev", "bench"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"embedded", "quantized", "triton", "dev", "bench"}
     assert b"Apache License" in wheel.read(f"{info}/licenses/LICENSE")
     assert b"rerankkit = rerankkit.cli:main" in wheel.read(f"{info}/entry_points.txt")
 

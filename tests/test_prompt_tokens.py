@@ -29,7 +29,7 @@ def pieces(*texts: tuple[str, Role]) -> Prompt:
 
 def tokens(prompt: Prompt, tokenizer: Any = None) -> tuple[list[int], list[Role]]:
     (found,) = tokenize([prompt], tokenizer or tiny.tokenizer())
-    return found
+    return found.ids, found.roles
 
 
 def control_ids(ids: list[int], tokenizer: Any = None) -> list[int]:
@@ -111,7 +111,7 @@ def test_a_token_over_a_boundary_belongs_to_where_it_ends() -> None:
 
 def test_many_prompts_are_the_prompts_one_by_one() -> None:
     prompts = [pieces(("Q: ", "fixed"), (f"{word} {n}", "document")) for n, word in enumerate([*CONTROL, "cat", ""])]
-    assert tokenize(prompts, tiny.tokenizer()) == [tokens(prompt) for prompt in prompts]
+    assert [(found.ids, found.roles) for found in tokenize(prompts, tiny.tokenizer())] == [tokens(p) for p in prompts]
     assert tokenize([], tiny.tokenizer()) == []
 
 
@@ -155,11 +155,9 @@ def test_a_marker_is_text_where_a_user_writes_it(text: str) -> None:
     added = set(range(len(words) - 2, len(words)))
     if " Q " not in text:
         assert added & set(words(text)["input_ids"])  # the naive way
-    (ids, _), (fixed, _) = tokenize(
-        [pieces((text, "query")), pieces((text, "fixed"))], words, ("[Q] ", "[D] ")
-    )  # fmt: skip
-    assert ids[1:] == plain
-    assert fixed == words(text)["input_ids"][:-1]
+    asked, own = tokenize([pieces((text, "query")), pieces((text, "fixed"))], words, ("[Q] ", "[D] "))
+    assert asked.ids[1:] == plain
+    assert own.ids == words(text)["input_ids"][:-1]
 
 
 @pytest.mark.parametrize("scheme", ["always", "first", "never"])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import tiny
 from test_cli import Shell, shell, write
 
+from rerankkit import Reranker
+from rerankkit.protocols import Asked, Group, Order
 from rerankkit.trec import read_run
 
 __all__ = ["shell"]
@@ -120,3 +124,108 @@ def test_wrong_options_are_one_message(shell: Shell, data: Path, arguments: list
 def test_a_place_that_cannot_be_written(shell: Shell, data: Path) -> None:
     code, _, err = shell("evaluate", "first.trec", "--data", ".", "--output", "first.trec/out.trec")
     assert code == 1 and "first.trec/out.trec" in err and "FileExistsError" not in err
+
+
+SHAPES = {
+    "queries.tsv": "q1\topen a file\nq2\tsort tuples\n",
+    "topics.txt": "<top><num>Number: q1<title>open a file</top><top><num>q2<title>sort tuples</top>",
+    ".": "",
+}
+CORPORA = {
+    "collection.tsv": "".join(f"{docid}\t{text}\n" for docid, text in TEXTS.items()),
+    "docs.sgml": "".join(f"<DOC><DOCNO>{d}</DOCNO><TEXT>{text}</TEXT></DOC>\n" for d, text in TEXTS.items()),
+    ".": "",
+}
+
+
+def test_every_form_of_the_files_gives_the_same_run(shell: Shell, data: Path) -> None:
+    for file, text in {**SHAPES, **CORPORA}.items():
+        if text:
+            write(data / file, text)
+    found = set()
+    for queries, docs in zip(SHAPES, CORPORA, strict=True):
+        given = ("--queries", queries, "--docs", docs, "--run", "first.trec", "--output", "out.trec")
+        code, _, err = shell("rank", "r.cfg", *given, "--tag", "mine")
+        assert code == 0, err
+        found.add((data / "out.trec").read_text())
+    (run,) = found
+    assert len(run.splitlines()) == 4 and all(line.endswith(" mine") for line in run.splitlines())
+
+
+class Seen:
+    """A strategy that keeps the order it was given, and what it was given."""
+
+    groups: ClassVar[list[Group]] = []
+
+    def rank(self, group: Group) -> Generator[list[Asked], list[list[float]], Order]:
+        self.groups.append(group)
+        yield from ()
+        return [(position, -float(position)) for position in range(len(group.docs))]
+
+    def training_asks(self, group: Group) -> list[Asked]:
+        return [(position,) for position in range(len(group.docs))]
+
+
+@pytest.mark.parametrize("command", ["rank", "evaluate"])
+def test_the_first_stage_may_be_shown_in_another_order(shell: Shell, data: Path, command: str) -> None:
+    strategy = "from rerankkit import registry\nfrom test_ranking import Seen\nregistry.strategies('seen.v1')(Seen)\n"
+    name = f"seen_{command}.v1"
+    code_file = write(data / f"{command}.py", strategy.replace("seen.v1", name))
+    write(data / "first.trec", "".join(f"q1 Q0 d{i} 1 {i}.0 x\n" for i in (1, 2, 3, 4)))
+    files = ("--queries", "queries.jsonl", "--docs", "corpus.jsonl") if command == "rank" else ("--data", ".")
+    seen = {}
+    for order in ("given", "inverse", "random", "random --seed 1"):
+        Seen.groups.clear()
+        given = ("--run", "first.trec", "--hits", "3", "--output", "out.trec", "--model.strategy.@strategies", name)
+        flags = ("--first-stage-order", *order.split(), "--code", code_file)
+        code, _, err = shell(command, "r.cfg", *files, *given, *flags)
+        assert code == 0, err
+        group = Seen.groups[0]
+        assert group.first_scores == [float(docid[1:]) for docid in group.doc_ids or []]
+        assert group.docs == [TEXTS[docid] for docid in group.doc_ids or []]
+        seen[order] = group.doc_ids
+        assert list(read_run("out.trec")["q1"]) == group.doc_ids
+    assert seen["given"] == ["d4", "d3", "d2"] and seen["inverse"] == ["d2", "d3", "d4"]
+    assert sorted(seen["random"] or []) == ["d2", "d3", "d4"] and seen["random"] != seen["random --seed 1"]
+
+
+def test_one_candidate_identical_documents_and_a_query_without_any(shell: Shell, data: Path) -> None:
+    same = "".join(json.dumps({"_id": f"s{i}", "text": "sort"}) + "\n" for i in range(3))
+    write(data / "corpus.jsonl", same + '{"_id": "empty", "text": ""}\n')
+    write(data / "queries.jsonl", QUERIES + '{"_id": "q3", "text": "zebra"}\n')
+    write(data / "first.trec", "q1 Q0 empty 1 1.0 x\n" + "".join(f"q2 Q0 s{i} 1 {9 - i} x\n" for i in range(3)))
+    code, _, err = shell(*FILES, "--run", "first.trec", "--output", "out.trec")
+    assert code == 0 and "first.trec has no line for 1 of 3 queries, such as 'q3'; they are left out" in err
+    run = read_run("out.trec")
+    assert {qid: sorted(scores) for qid, scores in run.items()} == {"q1": ["empty"], "q2": ["s0", "s1", "s2"]}
+    assert max(run["q2"].values()) == pytest.approx(min(run["q2"].values()), abs=1e-4)
+    code, _, err = shell(*FILES, "--output", "bm25.trec")
+    assert code == 0 and "BM25 finds nothing for 2 of 3 queries, such as 'q1'" in err
+    assert list(read_run("bm25.trec")) == ["q2"]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "arguments", "said"),
+    [
+        ("first.trec", "\n", ["--run", "first.trec"], "first.trec: no ranked document in this file"),
+        ("first.trec", RUN + "q1 Q0 d1 3 0 x\n", ["--run", "first.trec"], "first.trec:5: query 'q1' has document 'd1'"),
+        ("queries.jsonl", '{"_id": "q1", "text": "zebra"}\n', [], "no document has a word of any query"),
+        ("queries.jsonl", '{"_id": "q 1", "text": "file"}\n', [], "the query id 'q 1' cannot stand in a TREC run"),
+        ("corpus.jsonl", '{"_id": "d 1", "text": "file"}\n', [], "the document id 'd 1' cannot stand"),
+        ("first.trec", RUN, ["--tag", "a b"], "--tag 'a b' cannot stand in a TREC run"),
+    ],
+)
+def test_what_cannot_become_a_run_is_said_before_the_work(
+    shell: Shell, data: Path, file: str, text: str, arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Reranker, "from_recipe", lambda *given: pytest.fail("the model was loaded"))
+    write(data / file, text)
+    code, out, err = shell(*FILES, *arguments, "--output", "out.trec")
+    assert (code, out) == (2, "") and said in err and len(err.splitlines()) == 1
+
+
+def test_no_first_stage_has_no_order_to_change(shell: Shell, data: Path) -> None:
+    write(data / "groups.jsonl", '{"query": "a", "docs": ["b", "c"], "labels": [1, 0]}\n')
+    code, _, err = shell("evaluate", "r.cfg", "--data", "groups.jsonl", "--first-stage-order", "random")
+    assert code == 2 and "--first-stage-order random: this data has no first stage" in err
+    assert shell(*FILES, "--first-stage-order", "upwards", "--output", "out.trec")[0] == 2

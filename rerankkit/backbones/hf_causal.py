@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rerankkit import causal_lm, pretrained
+from rerankkit import causal_lm, generation, pretrained
+from rerankkit import quantization as quantizing
 from rerankkit.causal_lm import PrefixState
 from rerankkit.errors import RunError
 from rerankkit.lazy import torch, transformers
 from rerankkit.lora import Lora, add_lora
 from rerankkit.pretrained import Attention, Dtype
 from rerankkit.protocols import Batch, Hidden, Tokens, Vocabulary
+from rerankkit.quantization import Quantization
 from rerankkit.registry import registry
 
 
@@ -23,9 +25,13 @@ def hf_causal(
     attention: Attention = "auto",
     revision: str | None = None,
     share_prefix: bool = True,
+    quantization: Quantization | None = None,
     lora: Lora | None = None,
 ) -> HFCausal:
     """A causal language model, such as Qwen3, Llama or SmolLM2. Code from a model's repository is never run.
+
+    Answers that it writes are always the likeliest token after token: the sampling, penalties and forced tokens that a
+    checkpoint may ask for are left out.
 
     Recipe:
         [model.backbone]
@@ -43,14 +49,17 @@ def hf_causal(
         revision: Branch, tag or commit of a hub id.
         share_prefix: Compute the tokens that a query's prompts begin with once. Only where every layer attends to
             everything before it; elsewhere it is left off.
+        quantization: Weights in eight or four bits through bitsandbytes; to be trained with LoRA and `merge = false`.
     """
     auto = transformers.AutoModelForCausalLM
-    model, missing = pretrained.load_model(auto, name, dtype, attention, revision)
+    model, missing = pretrained.load_model(
+        auto, name, dtype, attention, revision, None, quantizing.settings(quantization, dtype)
+    )
     causal_lm.refuse_other_architectures(name, model)
     if missing:
         raise RunError(f"{name} lacks weights of a causal language model, such as {', '.join(sorted(missing)[:3])}")
     tokenizer = pretrained.load_tokenizer(name, revision, model.config)
-    return HFCausal(name, tokenizer, add_lora(model, lora) if lora else model, share_prefix, lora)
+    return HFCausal(name, tokenizer, add_lora(model, lora) if lora else model, share_prefix, lora, quantization)
 
 
 def _without_weights(name: str, revision: str | None, share_prefix: bool) -> HFCausal:
@@ -61,17 +70,26 @@ def _without_weights(name: str, revision: str | None, share_prefix: bool) -> HFC
     return HFCausal(name, tokenizer, model, share_prefix, None)
 
 
-hf_causal.check = pretrained.check_sources  # type: ignore[attr-defined]
+hf_causal.check = quantizing.check  # type: ignore[attr-defined]
 hf_causal.without_weights = _without_weights  # type: ignore[attr-defined]
 
 
 class HFCausal:
-    def __init__(self, name: str, tokenizer: Any, module: Any, share_prefix: bool, lora: Lora | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        tokenizer: Any,
+        module: Any,
+        share_prefix: bool,
+        lora: Lora | None,
+        quantization: Quantization | None = None,
+    ) -> None:
         self.name = name
         self.tokenizer = tokenizer
         self.module = module
         self.lora = lora
         self._has_adapter = lora is not None
+        self._quantization = quantization
         self.shares_prefix = share_prefix and causal_lm.attends_to_everything(self.model)
         self._vocabulary_checked = False
 
@@ -107,15 +125,20 @@ class HFCausal:
         )
         return Hidden(output.last_hidden_state)
 
-    def vocabulary(self, token_ids: Sequence[int]) -> Vocabulary:
+    def vocabulary(self, token_ids: Sequence[int] | None = None) -> Vocabulary:
         vocabulary = causal_lm.output_rows(self.model, token_ids)
         if not self._vocabulary_checked:
-            causal_lm.check_vocabulary(self.name, self.model, token_ids, vocabulary)
+            some = range(8) if token_ids is None else token_ids
+            causal_lm.check_vocabulary(self.name, self.model, some, causal_lm.output_rows(self.model, some))
             self._vocabulary_checked = True
         return vocabulary
+
+    def write(self, batch: Batch, max_new_tokens: int) -> list[list[int]]:
+        return generation.write_after(self.model, self.tokenizer, batch.tokens, max_new_tokens)
 
     def save(self, folder: Path) -> None:
         """Write `backbone/`, or `adapter/` where LoRA is to stay apart."""
         adapter = self.lora if self._has_adapter else None
+        quantizing.require_apart(self._quantization, adapter)
         self.module = pretrained.save_model(self.module, self.tokenizer, self.name, adapter, folder)
         self._has_adapter = adapter is not None and not adapter.merge

@@ -9,7 +9,7 @@ from typing import Any
 from rerankkit.errors import InputError
 from rerankkit.frames import Frame, frame_of, tokenize_texts
 from rerankkit.lazy import torch
-from rerankkit.limits import Limits, positions, require_room
+from rerankkit.limits import Limits, cut_tokens, require_room
 from rerankkit.prompt_tokens import padded
 from rerankkit.protocols import Batch, Prompt, Role, Row
 from rerankkit.registry import registry
@@ -79,10 +79,11 @@ class PairCollator:
 
 def _cut(texts: Sequence[tuple[list[int], list[Role]]], frame: Frame, limits: Limits) -> Row:
     ids, roles, types = frame.around(texts)
-    keep = limits.kept(roles, "pair.v1")
-    cut_query, cut_document = roles.count("query") - keep["query"], roles.count("document") - keep["document"]
-    if cut_query or cut_document:
-        kept = positions(roles, keep)
-        ids, roles = [ids[i] for i in kept], [roles[i] for i in kept]
-        types = None if types is None else [types[i] for i in kept]
-    return Row(ids, roles, type_ids=types, cut_query=cut_query, cut_document=cut_document)
+    kept = limits.kept(roles, roles, "pair.v1")
+    return Row(
+        ids=[ids[i] for i in kept],
+        roles=[roles[i] for i in kept],
+        type_ids=None if types is None else [types[i] for i in kept],
+        cut_query=cut_tokens(roles, kept, "query"),
+        cut_document=cut_tokens(roles, kept, "document"),
+    )

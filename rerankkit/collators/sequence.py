@@ -6,18 +6,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rerankkit.answer_tokens import choice_ids, rectangle, scored_tokens
 from rerankkit.errors import InputError
 from rerankkit.lazy import torch
-from rerankkit.limits import Limits, positions, require_room
-from rerankkit.prompt_tokens import padded, tokenize
-from rerankkit.protocols import Batch, Prompt, Role, Row
+from rerankkit.limits import Limits, cut_tokens, require_room
+from rerankkit.prompt_tokens import Tokenized, padded, tokenize
+from rerankkit.protocols import Batch, Prompt, Row
 from rerankkit.registry import registry
 
 
 @registry.collators("sequence.v1")
 @dataclass(frozen=True)
 class SequenceCollator:
-    """Tokenizes each prompt whole, then cuts the document's end, then the query's, never a fixed part.
+    """Tokenizes each prompt whole, then cuts the documents' ends, then the query's, never a fixed part.
 
     Text of a query or document that spells a control token (`<|im_end|>`) is tokenized as ordinary text.
 
@@ -28,7 +29,7 @@ class SequenceCollator:
 
     Args:
         max_length: Tokens of a whole prompt.
-        document_max_length: Tokens of the document, where that is to be less than what fits.
+        document_max_length: Tokens of each document, where that is to be less than what fits.
         query_max_length: Tokens of the query, where that is to be less than what fits.
         query_floor: The query is never cut below this many tokens to make room.
     """
@@ -60,25 +61,32 @@ class SequenceCollator:
                 "the collator pair.v1, or a formatter such as pointwise.v1"
             )
         limits = Limits(self.max_length, self.document_max_length, self.query_max_length, self.query_floor)
-        return [_cut(ids, roles, limits) for ids, roles in tokenize(prompts, tokenizer)]
+        texts = zip(prompts, tokenize(prompts, tokenizer), strict=True)
+        return [_row(prompt, text, limits, tokenizer) for prompt, text in texts]
 
     def collate(self, rows: Sequence[Row], tokenizer: Any, shared: Sequence[tuple[int, ...]] = ()) -> Batch:
         number = {ids: i for i, ids in enumerate(shared)}
+        scored, choices = [row.scored or [] for row in rows], [row.choices for row in rows]
         return Batch(
             tokens=padded([row.ids for row in rows], tokenizer),
             answer=torch.tensor([len(row.ids) - 1 for row in rows]),
             shared=padded(shared, tokenizer) if shared else None,
             shared_of=torch.tensor([number[row.shared] for row in rows]) if shared else None,
+            scored=rectangle(scored) if any(scored) else None,
+            choices=rectangle(choices) if any(choices) else None,
         )
 
 
-def _cut(ids: list[int], roles: list[Role], limits: Limits) -> Row:
-    """Keep all fixed tokens, then as much of the query and of the document as there is room for."""
-    keep = limits.kept(roles, "sequence.v1")
-    kept = positions(roles, keep)
+def _row(prompt: Prompt, text: Tokenized, limits: Limits, tokenizer: Any) -> Row:
+    """Keep all fixed tokens, then as much of the query and of the documents as there is room for."""
+    kept = limits.kept(text.roles, text.pieces, "sequence.v1")
+    last = prompt.pieces[-1]
     return Row(
-        ids=[ids[i] for i in kept],
-        roles=[roles[i] for i in kept],
-        cut_query=roles.count("query") - keep["query"],
-        cut_document=roles.count("document") - keep["document"],
+        ids=[text.ids[i] for i in kept],
+        roles=[text.roles[i] for i in kept],
+        scored=scored_tokens(prompt, [text.pieces[i] for i in kept]),
+        labels=prompt.labels,
+        choices=choice_ids(last.text if last.role == "fixed" else "", prompt.choices, tokenizer),
+        cut_query=cut_tokens(text.roles, kept, "query"),
+        cut_document=cut_tokens(text.roles, kept, "document"),
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from rerankkit import templates
 from rerankkit.errors import InputError
-from rerankkit.protocols import Ask, Prompt
+from rerankkit.protocols import Ask, Piece, Prompt
 from rerankkit.registry import registry
 
 
@@ -38,13 +38,12 @@ class Pair:
     @staticmethod
     def check(query: str = query, document: str = document) -> Iterator[tuple[str, str]]:
         """Say what is wrong with the two texts."""
-        yield from (("query", message) for message in templates.problems(query, {"query": "query"}))
-        yield from (("document", message) for message in templates.problems(document, {"document": "document"}))
+        yield from (("query", message) for message in templates.problems(query, ("query",)))
+        yield from (("document", message) for message in templates.problems(document, ("document",)))
 
     def format(self, ask: Ask, tokenizer: Any) -> Prompt:
         if len(ask.docs) != 1:
             raise InputError(f"pair.v1 shows one document at a time, but the strategy asks for {len(ask.docs)}")
-        document = ask.group.docs[ask.docs[0]]
-        first = templates.fill(self.query, {"query": "query"}, {"query": ask.group.query})
-        second = templates.fill(self.document, {"document": "document"}, {"document": document})
+        first = templates.fill(self.query, {"query": [Piece(ask.group.query, "query")]})
+        second = templates.fill(self.document, {"document": [Piece(ask.group.docs[ask.docs[0]], "document")]})
         return Prompt((*first, *second), second=len(first))

@@ -15,7 +15,7 @@ from rerankkit.registry import registry
 def yes_no(
     positive: str = " yes",
     negative: str = " no",
-    score: Literal["difference", "positive"] = "difference",
+    score: Literal["difference", "positive", "probability"] = "difference",
 ) -> YesNo:
     """Reads two rows of the output layer at the answer's position; the whole vocabulary's logits are never made.
 
@@ -28,7 +28,8 @@ def yes_no(
     Args:
         positive: The answer of a relevant document, to the letter: one token, with its leading space if the answer
             follows text directly.
-        score: logit(positive) - logit(negative), whose sigmoid is P(yes), or the logit of `positive` alone.
+        score: logit(positive) - logit(negative); the logit of `positive` alone; or the sigmoid of the difference,
+            P(yes) of the two. A probability near 1 has few digits left, and the difference ranks the same and finer.
     """
     return YesNo(positive, negative, score)
 
@@ -55,7 +56,7 @@ class YesNo:
         from rerankkit_kernels import pair_score
 
         vocabulary = self._backbone.vocabulary(self._ids)
-        mode = "diff" if self.kind == "difference" else "yes"
+        mode = {"difference": "diff", "positive": "yes", "probability": "prob"}[self.kind]
         return pair_score(
             hidden.states,
             vocabulary.rows,

@@ -18,6 +18,7 @@ from rerankkit.errors import InputError
 from rerankkit.jsonl_lines import nearest
 from rerankkit.protocols import Group
 from rerankkit.registry import registry
+from rerankkit.text_files import beir_file
 from rerankkit.trec import read_qrels
 
 
@@ -82,10 +83,7 @@ def _file(folder: Path, name: str) -> Path:
         raise InputError(
             f"no such folder: {folder}; beir.v1 reads a folder with corpus.jsonl, queries.jsonl and qrels/"
         )
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
-    raise InputError(f"{folder}: neither {name} nor {name}.gz is in this folder, so it is not in BEIR's form")
+    return beir_file(folder, name)
 
 
 def _qrels(folder: Path, split: str) -> Path:

@@ -52,7 +52,8 @@ def test_what_is_cut(
 ) -> None:
     of = prompt(query, document, document_first)
     row = encode(SequenceCollator(MAX, document_limit, query_limit, query_floor=8), of)
-    (ids, roles) = tokenize([of], tiny.tokenizer())[0]
+    whole = tokenize([of], tiny.tokenizer())[0]
+    ids, roles = whole.ids, whole.roles
     fixed = [token for token, role in zip(ids, roles, strict=True) if role == "fixed"]
     lengths = {"query": roles.count("query"), "document": roles.count("document")}
 
@@ -94,7 +95,7 @@ def test_an_empty_document_is_a_prompt_like_any_other() -> None:
 
 def test_a_template_that_leaves_no_room_is_refused() -> None:
     query = tiny.sentence(1, 20)
-    _, roles = tokenize([prompt(query, "text")], tiny.tokenizer())[0]
+    roles = tokenize([prompt(query, "text")], tiny.tokenizer())[0].roles
     taken = roles.count("fixed")
     assert encode(SequenceCollator(taken + 8, query_floor=8), prompt(query, "text")).roles.count("query") == 8
     with pytest.raises(InputError) as refused:
@@ -106,7 +107,7 @@ def test_a_template_that_leaves_no_room_is_refused() -> None:
 
 
 def test_a_query_shorter_than_the_floor_needs_no_more_room_than_itself() -> None:
-    _, roles = tokenize([prompt("a", tiny.sentence(1, 50))], tiny.tokenizer())[0]
+    roles = tokenize([prompt("a", tiny.sentence(1, 50))], tiny.tokenizer())[0].roles
     room = roles.count("query")
     row = encode(SequenceCollator(roles.count("fixed") + room, query_floor=16), prompt("a", tiny.sentence(1, 50)))
     assert row.roles.count("query") == room and row.roles.count("document") == 0

@@ -83,6 +83,10 @@ def test_a_chat_is_rendered_as_the_tokenizer_renders_it(system: str, answer: str
 def test_an_answer_prefix_ends_a_plain_prompt_too() -> None:
     made = prompt(Pointwise(USER, answer_prefix=" It is"))
     assert made.pieces[-1] == Piece(" It is", "fixed") and text(made).endswith("Relevant? It is")
+    assert made.answer == len(made.pieces) - 1
+    chat = prompt(Pointwise(USER, chat=True, answer_prefix=" It is"))
+    assert chat.answer == len(chat.pieces) - 1 and chat.pieces[-1] == Piece(" It is", "fixed")
+    assert prompt(Pointwise(USER)).answer is None and prompt(Pointwise(USER, chat=True)).answer is None
 
 
 def test_a_template_that_trims_a_turn_keeps_its_fixed_text() -> None:

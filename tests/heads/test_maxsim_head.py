@@ -173,7 +173,7 @@ def test_many_queries_and_many_documents_are_encoded_once_though_tokenized_in_pi
             assert found[position] == pytest.approx(expected, abs=1e-5)
 
     read.clear()
-    documents = [tiny.sentence(i, 2) for i in range(2500)]
+    documents = [f"{tiny.sentence(i, 2)} {i}" for i in range(2500)]
     of.rank(groups[0].query, documents)
     assert read == [1]
     assert of.costs.tokens == cost_of_encoding([groups[0].query], documents)

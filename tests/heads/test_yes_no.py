@@ -1,4 +1,4 @@
-"""The yes/no head: its tokens, its two scores, and the logits that it never makes."""
+"""The yes/no head: its tokens, its scores, and the logits that it never makes."""
 
 from __future__ import annotations
 
@@ -34,15 +34,17 @@ def scores(of: Parts) -> list[float]:
 
 
 @pytest.mark.parametrize("words", [(" yes", " no"), ("Yes", "No"), (" cat", " mat")])
-@pytest.mark.parametrize("kind", ["difference", "positive"])
-def test_both_scores_are_read_off_all_logits(words: tuple[str, str], kind: Any) -> None:
+@pytest.mark.parametrize("kind", ["difference", "positive", "probability"])
+def test_every_score_is_read_off_all_logits(words: tuple[str, str], kind: Any) -> None:
     of = bound(yes_no(*words, score=kind))
     yes, no = (of.backbone.tokenizer(word)["input_ids"][0] for word in words)
     wanted = []
     for row in engine.encode(of, ASKS):
         with torch.no_grad():
             logits = of.backbone.module(input_ids=torch.tensor([row.ids])).logits[0, -1]
-        wanted.append((logits[yes] - logits[no] if kind == "difference" else logits[yes]).item())
+        values = {"difference": logits[yes] - logits[no], "positive": logits[yes]}
+        values["probability"] = logits[[yes, no]].softmax(0)[0]
+        wanted.append(values[kind].item())
     assert scores(of) == pytest.approx(wanted, abs=1e-4)
 
 

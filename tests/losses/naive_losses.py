@@ -60,6 +60,10 @@ def mse(group: Group) -> tuple[float, int]:
     return sum((doc.score - doc.label) ** 2 for doc in group), len(group)
 
 
+def negative_log_likelihood(group: Group) -> tuple[float, int]:
+    return -sum(doc.score for doc in group), min(len(group), 1)
+
+
 def over_pairs(cost: Callable[[float], float]) -> OfGroup:
     def loss(group: Group) -> tuple[float, int]:
         terms = [cost(a.score - b.score) for a in group for b in group if a.label > b.label]

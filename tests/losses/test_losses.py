@@ -40,6 +40,7 @@ CASES: dict[str, list[tuple[dict[str, Any], OfGroup]]] = {
     "listnet": [({}, naive.listnet(1.0)), ({"label_temperature": 0.5}, naive.listnet(0.5))],
     "margin_mse": [({}, naive.margin_mse(True)), ({"pairs": "all"}, naive.margin_mse(False))],
     "mse": [({}, naive.mse)],
+    "negative_log_likelihood": [({}, naive.negative_log_likelihood)],
     "neural_ndcg": [({}, naive.neural_ndcg(1.0)), ({"temperature": 2.0, "k": 2}, naive.neural_ndcg(2.0, 2))],
     "poly1_softmax": [
         ({}, naive.softmax_cross_entropy(1.0, 1.0)),

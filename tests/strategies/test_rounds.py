@@ -11,11 +11,13 @@ import pytest
 import tiny
 import torch
 
-from rerankkit import engine
+from rerankkit import engine, rounds
+from rerankkit.bill import Costs
 from rerankkit.causal_lm import token_logits
-from rerankkit.engine import Costs, Parts
+from rerankkit.engine import Parts
 from rerankkit.errors import RunError
 from rerankkit.protocols import Ask, Asked, Backbone, Batch, Group, Hidden, Order, Piece, Prompt
+from rerankkit.registry import registry
 from rerankkit.settings import Engine
 
 GROUPS = [tiny.group(number, docs, longest=12) for number, docs in enumerate((5, 0, 1, 7, 2, 4), start=40)]
@@ -61,27 +63,29 @@ class Heapsort:
 def test_a_heapsort_is_batched_across_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     of = replace(parts(), strategy=Heapsort())
     alone = [engine.run(of, [group], Engine()) for group in GROUPS]
-    together, costs = engine.run(of, GROUPS, Engine())
+    together, bill = engine.run(of, GROUPS, Engine())
+    costs = bill.total
     assert together == [orders[0] for orders, _ in alone]
     for group, order in zip(GROUPS, together, strict=True):
         naive = tiny.naive_scores(parts(), group)
         worst_first = sorted(range(len(naive)), key=lambda i: naive[i])
         assert [position for position, _ in order] == worst_first
-    each = [cost for _, cost in alone]
+    each = [alone_bill.total for _, alone_bill in alone]
     assert costs.prompts == sum(cost.prompts for cost in each)
     assert costs.depth == max(cost.depth for cost in each) > 10
     assert costs.passes <= 3 * costs.depth  # in a round: prefixes, what follows them, prompts without one
     assert costs.passes < 0.6 * sum(cost.passes for cost in each)
 
     finished: list[int] = []
-    monkeypatch.setattr(engine, "ACTIVE_GROUPS", 2)
-    few, less_batched = engine.run(of, GROUPS, Engine(), lambda: finished.append(1))
+    monkeypatch.setattr(rounds, "ACTIVE_GROUPS", 2)
+    few, bill = engine.run(of, GROUPS, Engine(), lambda: finished.append(1))
+    less_batched = bill.total
     assert few == together and len(finished) == len(GROUPS)
     assert (less_batched.prompts, less_batched.depth) == (costs.prompts, costs.depth)
 
 
 def test_no_more_queries_are_under_way_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "ACTIVE_GROUPS", 3)
+    monkeypatch.setattr(rounds, "ACTIVE_GROUPS", 3)
     under_way: list[str] = []
     most: list[int] = []
 
@@ -150,7 +154,7 @@ def test_two_documents_in_one_prompt() -> None:
     head.bind(parts().backbone)
     of = Parts(Pair(), parts().collator, parts().backbone, head, RoundRobin())
     group = tiny.group(3, 4, longest=9)
-    (order,), costs = engine.run(of, [group], Engine(batch_tokens=150))
+    (order,), bill = engine.run(of, [group], Engine(batch_tokens=150))
 
     words, model = of.backbone.tokenizer, of.backbone.module
     total = [0.0] * 4
@@ -163,7 +167,32 @@ def test_two_documents_in_one_prompt() -> None:
             total[j] -= (logits[0] - logits[1]).item() * (i != j)
     assert [position for position, _ in order] == sorted(range(4), key=lambda i: -total[i])
     assert max(abs(score - total[position]) for position, score in order) < 1e-4
-    assert (costs.prompts, costs.depth) == (12, 2)
+    assert (bill.total.prompts, bill.total.depth) == (12, 2)
+
+
+TWO_AT_A_TIME: dict[str, dict[str, int]] = {
+    "all_pairs.v1": {}, "pairwise_heapsort.v1": {"k": 3}, "pairwise_bubblesort.v1": {"k": 3},
+    "setwise_heapsort.v1": {"num_child": 1}, "setwise_bubblesort.v1": {"num_child": 1, "votes": 2},
+    "setwise_insertion.v1": {"k": 2, "num_child": 1}, "tournament.v1": {"k": 3, "num_child": 1},
+    "sliding_window.v1": {"window": 2, "step": 1, "repeats": 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TWO_AT_A_TIME)
+def test_our_strategies_are_batched_across_queries(name: str) -> None:
+    head = FirstOrSecond()
+    head.bind(parts().backbone)
+    strategy = registry.strategies.get(name)(**TWO_AT_A_TIME[name])
+    of = Parts(Pair(), parts().collator, parts().backbone, head, strategy)
+    alone = [engine.run(of, [group], Engine()) for group in GROUPS]
+    together, bill = engine.run(of, GROUPS, Engine())
+    costs = bill.total
+    assert [[position for position, _ in order] for order in together] == [
+        [position for position, _ in order] for (order,), _ in alone
+    ]
+    assert costs.prompts == sum(cost.total.prompts for _, cost in alone) > 0
+    assert costs.depth == max(cost.total.depth for _, cost in alone) > 0
+    assert costs.passes < sum(cost.total.passes for _, cost in alone)
 
 
 def stating(*rounds: list[Asked], end: Any) -> Any:
@@ -179,7 +208,8 @@ def stating(*rounds: list[Asked], end: Any) -> Any:
 
 
 def run(strategy: Any, docs: Sequence[str] = ("on", "the mat")) -> tuple[list[Order], Costs]:
-    return engine.run(replace(parts(), strategy=strategy), [Group("a cat", list(docs))], Engine())
+    orders, bill = engine.run(replace(parts(), strategy=strategy), [Group("a cat", list(docs))], Engine())
+    return orders, bill.total
 
 
 def test_a_strategy_may_return_at_once_or_ask_for_nothing() -> None:

@@ -7,18 +7,16 @@ neighbours lie side by side in memory. The backward pass knows the winners alone
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import adaptive_max_pool1d, embedding_bag
 
 from rerankkit_kernels.backend import multiplies_bf16, steps
 
 BLOCK = 16
-"""Tokens of a packed document that a maximum takes together. Documents packed to a multiple of it need no gather."""
+"""Tokens of packed documents that a maximum takes together. Documents packed to a multiple of it share no block."""
 COLUMNS = 1024
 """Query tokens of a product, unless one query has more."""
 CPU_ELEMENTS, GPU_ELEMENTS = 1 << 21, 1 << 25
 """Similarities held at once: on a CPU what stays in its cache, on a GPU what keeps it busy."""
-PIECE = 4096
-"""Rows of one product in a batch. oneDNN's bfloat16 products of more are half as fast."""
 WINNERS = 1 << 14
 """Winners that the backward pass sorts at once."""
 Index = slice | torch.Tensor
@@ -183,17 +181,11 @@ class Product:
         """[g, n, dim] with [g, dim, r] -> [g, n, r], valid until the next call."""
         if rows.dtype != self.dtype:
             rows = self.buffer("rows", rows.shape, self.dtype).copy_(rows)
-        shape = (*rows.shape[:2], columns.shape[2])
-        found = self.buffer("product", shape, self.dtype)
-        piece = PIECE if len(rows) == 1 else shape[1]
-        whole = shape[1] // piece * piece
-        if whole:
-            many = rows[:, :whole].view(-1, piece, rows.shape[2])
-            torch.bmm(many, columns.expand(len(many), -1, -1), out=found[:, :whole].view(-1, piece, shape[2]))
-        if whole < shape[1]:
-            torch.bmm(rows[:, whole:], columns, out=found[:, whole:])
-        # a maximum over bfloat16 is many times slower on a CPU than the copy
-        return found if self.dtype == self.wide else self.buffer("wide", shape, self.wide).copy_(found)
+        found = self.buffer("product", (*rows.shape[:2], columns.shape[2]), self.dtype)
+        if len(rows) > 1:
+            return torch.bmm(rows, columns, out=found)
+        torch.mm(rows[0], columns[0], out=found[0])  # oneDNN's bfloat16 bmm of one long batch is half as fast
+        return found
 
     def buffer(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         size = torch.Size(shape).numel()
@@ -225,7 +217,6 @@ def _packed(
 ) -> Iterator[Block]:
     """All queries against documents that lie one after another; gaps are filled with a document's last token."""
     starts, lengths, (nq, lq, _) = start.tolist(), length.tolist(), product.q.shape
-    aligned = all(number % BLOCK == 0 for number in lengths)
     for queries in steps(nq, COLUMNS // lq):
         columns = product.together(queries)
         for docs in _chunks_of_lengths(lengths, product.at_once(1, columns.shape[2]), padded=wanted):
@@ -237,13 +228,7 @@ def _packed(
             if wanted:
                 best, place = _best(found[_padded_tokens(offset, some, last - first)], True)
             else:
-                blocks, place = (some + BLOCK - 1) // BLOCK, None
-                if not aligned:
-                    index = _aligned_tokens(offset, some, blocks * BLOCK)
-                    gathered = product.buffer("gathered", (len(index), found.shape[1]), found.dtype)
-                    found = torch.index_select(found, 0, index, out=gathered)
-                highest = found.view(-1, BLOCK, found.shape[1]).amax(1)
-                best = torch.segment_reduce(highest, "max", lengths=blocks, axis=0, unsafe=True)
+                best, place = _best_of_packed(found, offset, some), None
             yield docs, queries, best, place
 
 
@@ -267,6 +252,10 @@ def _rescore(best: torch.Tensor, d: torch.Tensor, rows: torch.Tensor, q: torch.T
 
 def _best(found: torch.Tensor, wanted: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
     """[n, length, r] -> the maximum and, where wanted, its first place. [n, r]"""
+    if found.device.type == "cpu" and (wanted or found.dtype == torch.bfloat16):
+        # twice as fast as torch.max, and four times as amax over bfloat16
+        best, place = adaptive_max_pool1d(found.transpose(1, 2), 1, return_indices=True)
+        return best.squeeze(2).to(torch.promote_types(found.dtype, torch.float32)), place.squeeze(2)
     return torch.max(found, 1) if wanted else (found.amax(1), None)
 
 
@@ -276,12 +265,26 @@ def _padded_tokens(start: torch.Tensor, length: torch.Tensor, count: int) -> tor
     return (start.unsqueeze(1) + torch.minimum(longest, length.unsqueeze(1) - 1)).clamp_(0, count - 1)
 
 
-def _aligned_tokens(start: torch.Tensor, length: torch.Tensor, padded: torch.Tensor) -> torch.Tensor:
-    """Rows of each document, its last repeated up to a length `padded`, in one list."""
-    base = torch.repeat_interleave(padded.cumsum(0) - padded, padded)
-    position = torch.arange(len(base), device=start.device) - base
-    last = torch.repeat_interleave(length - 1, padded)
-    return torch.repeat_interleave(start, padded) + torch.minimum(position, last)
+def _best_of_packed(found: torch.Tensor, start: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+    """The maximum of each document's rows in found [tokens, r]: whole blocks first, then what a document has of blocks
+    that it shares with its neighbours. Of an empty document anything. [n, r]"""
+    end, (tokens, r) = start + length, found.shape
+    blocks, _ = _best(found[: tokens // BLOCK * BLOCK].view(-1, BLOCK, r), False)
+    first, last = (start + BLOCK - 1) // BLOCK, end // BLOCK  # whole blocks of each document
+    count = (last - first).clamp(min=0)
+    offset = torch.repeat_interleave(first - (count.cumsum(0) - count), count)
+    own = blocks[offset + torch.arange(len(offset), device=start.device)].to(
+        torch.promote_types(found.dtype, torch.float32)
+    )
+    best = torch.segment_reduce(own, "max", lengths=count, axis=0, unsafe=True)
+    parted = ((start % BLOCK > 0) | (end % BLOCK > 0)).nonzero()[:, 0]
+    if len(parted):
+        start, end = start[parted, None], end[parted, None]
+        step = torch.arange(BLOCK, device=start.device)
+        rows = torch.cat([torch.minimum(start + step, end - 1), torch.maximum(end - 1 - step, start)], 1)
+        edges, _ = _best(found[rows.clamp_(0, tokens - 1)], False)
+        best[parted] = torch.maximum(best[parted], edges)
+    return best
 
 
 def _sums(

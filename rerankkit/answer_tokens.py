@@ -1,0 +1,58 @@
+"""The tokens of an answer: those whose likelihood is asked, and those that would name each document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from rerankkit.errors import InputError
+from rerankkit.lazy import torch
+from rerankkit.protocols import Prompt
+
+
+def scored_tokens(prompt: Prompt, pieces: Sequence[int]) -> list[int] | None:
+    """For each token, given its piece, which document its likelihood speaks for, -1 for none; None where all are -1."""
+    if all(piece.scored is None for piece in prompt.pieces):
+        return None
+    of_piece = [-1 if piece.scored is None else piece.scored for piece in prompt.pieces]
+    return [of_piece[piece] if piece >= 0 else -1 for piece in pieces]
+
+
+@lru_cache(maxsize=64)
+def choice_ids(before: str, choices: tuple[str, ...], tokenizer: Any) -> tuple[int, ...]:
+    """The one token that each choice is where it follows the text before it.
+
+    Args:
+        before: What stands at the end of the prompt, all of it the prompt's own.
+    """
+    found = tuple(_single_token(before, choice, tokenizer) for choice in choices)
+    for number, token in enumerate(found):
+        if token in found[:number]:
+            raise InputError(
+                f"the answers {choices[found.index(token)]!r} and {choices[number]!r} are the same token of this "
+                "model; choose others"
+            )
+    return found
+
+
+def _single_token(before: str, choice: str, tokenizer: Any) -> int:
+    alone, after = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, before + choice))
+    if after[:-1] == alone:
+        return after[-1]
+    if after[: len(alone)] != alone:
+        raise InputError(
+            f"the answer {choice!r} and the prompt's end {before[-20:]!r} run together into one token of this model; "
+            "move the space between them from the one to the other"
+        )
+    pieces = ", ".join(tokenizer.convert_ids_to_tokens(after[len(alone) :])) or "none"
+    raise InputError(
+        f"the answer {choice!r} is {len(after) - len(alone)} tokens of this model ({pieces}) after "
+        f"{before[-20:]!r}, and its logit is read off one; choose other labels or answers in the formatter"
+    )
+
+
+def rectangle(rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Numbers of some rows as one tensor, -1 where a row ends early. [rows, longest]"""
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows])

@@ -1,0 +1,144 @@
+"""An encoder with a decoder of transformers, with its tokenizer: T5, mT5, BART and their kin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rerankkit import generation, pretrained, seq2seq
+from rerankkit import quantization as quantizing
+from rerankkit.errors import InputError, RunError
+from rerankkit.lazy import torch, transformers
+from rerankkit.lora import Lora, add_lora
+from rerankkit.pretrained import Attention, Dtype
+from rerankkit.protocols import Batch, Hidden, Tokens, Vocabulary
+from rerankkit.quantization import Quantization
+from rerankkit.registry import registry
+from rerankkit.seq2seq import EncoderState
+
+
+@registry.backbones("hf_encoder_decoder.v1")
+def hf_encoder_decoder(
+    name: str,
+    dtype: Dtype = "fp32",
+    attention: Attention = "auto",
+    revision: str | None = None,
+    quantization: Quantization | None = None,
+    lora: Lora | None = None,
+) -> HFEncoderDecoder:
+    """A text-to-text model, such as T5, Flan-T5, mT5 or BART. Code from a model's repository is never run.
+
+    Its encoder reads the prompt, each distinct one once, and its decoder what the answer begins with. Answers that it
+    writes are always the likeliest token after token: the sampling, penalties and forced tokens that a checkpoint
+    may ask for are left out.
+
+    Recipe:
+        [model.backbone]
+        @backbones = "hf_encoder_decoder.v1"
+        name = "google/flan-t5-base"
+        dtype = "bf16"
+
+        [model.backbone.lora]
+        r = 16
+
+    Args:
+        name: A hub id, a folder, or `embedded:NAME` for weights that an installed package carries.
+        dtype: "auto" is the checkpoint's own.
+        attention: "auto" is "sdpa" where the architecture can, else "eager".
+        revision: Branch, tag or commit of a hub id.
+        quantization: Weights in eight or four bits through bitsandbytes; to be trained with LoRA and `merge = false`.
+    """
+    config = pretrained.load_config(name, revision)
+    seq2seq.refuse_other_architectures(name, config)
+    auto = transformers.AutoModelForSeq2SeqLM
+    model, missing = pretrained.load_model(
+        auto, name, dtype, attention, revision, config, quantizing.settings(quantization, dtype)
+    )
+    if missing:
+        raise RunError(f"{name} lacks weights of its architecture, such as {', '.join(sorted(missing)[:3])}")
+    tokenizer = pretrained.load_tokenizer(name, revision, model.config)
+    return HFEncoderDecoder(name, tokenizer, add_lora(model, lora) if lora else model, lora, quantization)
+
+
+def _without_weights(name: str, revision: str | None) -> HFEncoderDecoder:
+    """The tokenizer and the shape of the model, for what needs no weights."""
+    config = pretrained.load_config(name, revision)
+    seq2seq.refuse_other_architectures(name, config)
+    tokenizer, model = pretrained.load_shape(transformers.AutoModelForSeq2SeqLM, name, revision, config)
+    return HFEncoderDecoder(name, tokenizer, model, None)
+
+
+hf_encoder_decoder.check = quantizing.check  # type: ignore[attr-defined]
+hf_encoder_decoder.without_weights = _without_weights  # type: ignore[attr-defined]
+
+
+class HFEncoderDecoder:
+    shares_prefix = False
+
+    def __init__(
+        self, name: str, tokenizer: Any, module: Any, lora: Lora | None, quantization: Quantization | None = None
+    ) -> None:
+        self.name = name
+        self.tokenizer = tokenizer
+        self.module = module
+        self.lora = lora
+        self._has_adapter = lora is not None
+        self._quantization = quantization
+        self._vocabulary_checked = False
+        tokenizer.decoder_start_token_id = seq2seq.start_token(name, self.model)
+        if pretrained.positions(self.model.config) is None:  # relative ones, however long a text
+            tokenizer.model_max_length = seq2seq.UNLIMITED
+
+    @property
+    def model(self) -> Any:
+        """The transformers model, inside its adapters where it has some."""
+        return self.module.get_base_model() if self._has_adapter else self.module
+
+    def read_shared(self, shared: Tokens) -> EncoderState:
+        output = self.model.get_encoder()(input_ids=shared.ids, attention_mask=shared.mask)
+        return EncoderState(output.last_hidden_state, shared.mask)
+
+    def hidden(self, batch: Batch, state: Any = None) -> Hidden:
+        """Final hidden states of the decoder, after its last norm."""
+        encoded = self._encoded(batch, state)
+        output = self.model.get_decoder()(
+            input_ids=batch.tokens.ids,
+            attention_mask=batch.tokens.mask,
+            encoder_hidden_states=encoded.states,
+            encoder_attention_mask=encoded.mask,
+            use_cache=False,
+        )
+        return Hidden(output.last_hidden_state)
+
+    def vocabulary(self, token_ids: Sequence[int] | None = None) -> Vocabulary:
+        vocabulary = seq2seq.output_rows(self.model, token_ids)
+        if not self._vocabulary_checked:
+            start = self.tokenizer.decoder_start_token_id
+            some = range(8) if token_ids is None else token_ids
+            seq2seq.check_vocabulary(self.name, self.model, start, some, seq2seq.output_rows(self.model, some))
+            self._vocabulary_checked = True
+        return vocabulary
+
+    def write(self, batch: Batch, max_new_tokens: int) -> list[list[int]]:
+        with torch.no_grad():  # what `generate` does by itself, and for its encoder too
+            encoded = self._encoded(batch, None)
+        return generation.write_decoded(self.model, self.tokenizer, batch.tokens, encoded, max_new_tokens)
+
+    def save(self, folder: Path) -> None:
+        """Write `backbone/`, or `adapter/` where LoRA is to stay apart."""
+        adapter = self.lora if self._has_adapter else None
+        quantizing.require_apart(self._quantization, adapter)
+        self.module = pretrained.save_model(self.module, self.tokenizer, self.name, adapter, folder)
+        self._has_adapter = adapter is not None and not adapter.merge
+
+    def _encoded(self, batch: Batch, state: Any) -> EncoderState:
+        """What the encoder makes of each row's prompt."""
+        if batch.shared is None and state is None:
+            raise InputError(
+                "hf_encoder_decoder.v1 needs prompts in two parts, for its encoder and for its decoder; use the "
+                "collator encoder_decoder.v1"
+            )
+        if state is None:
+            state = self.read_shared(batch.shared)  # type: ignore[arg-type]
+        return state.take(batch.shared_of)

@@ -1,0 +1,56 @@
+"""What a tokenizer's chat template writes around the turns of a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from rerankkit.errors import InputError
+from rerankkit.protocols import Piece
+
+_MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
+
+
+def conversation(
+    turns: Sequence[tuple[str, Sequence[Piece]]], tokenizer: Any, part: str, system: str = ""
+) -> list[Piece]:
+    """A chat with these turns, and the model's turn opened.
+
+    Args:
+        turns: Who speaks, "user" or "assistant", and what.
+        part: The formatter's name, for messages.
+        system: The system turn; empty leaves the choice to the chat template.
+    """
+    before, *after = frame(tokenizer, tuple(role for role, _ in turns), system, part)
+    pieces = [Piece(before, "fixed")]
+    for (_, said), text in zip(turns, after, strict=True):
+        pieces += [*said, Piece(text, "fixed")]
+    return [piece for piece in pieces if piece.text or piece.role != "fixed"]
+
+
+@lru_cache(maxsize=64)
+def frame(tokenizer: Any, roles: tuple[str, ...], system: str, part: str) -> tuple[str, ...]:
+    """The fixed text before, between and after turns of these roles: one more than there are turns.
+
+    Each turn is a mark that no chat template trims or reads, so what is said in it stays to the letter.
+    """
+    from jinja2 import TemplateError
+
+    if not tokenizer.chat_template:
+        plain = "" if part == "conversation.v1" else "; set chat = false"
+        raise InputError(f"{part}: a chat is to be written, but this model's tokenizer has no chat template{plain}")
+    marks = [f"{_MARK}turn {number}{_MARK}" for number in range(len(roles))]
+    turns = [{"role": "system", "content": system}] if system else []
+    turns += [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        raise InputError(f"{part}: the model's chat template refuses these turns: {error}") from error
+    found = []
+    for mark, role in zip(marks, roles, strict=True):
+        before, shown, text = text.partition(mark)
+        if not shown or mark in text:
+            raise InputError(f"{part}: the chat template does not show the {role}'s turn exactly once")
+        found.append(before)
+    return (*found, text)
