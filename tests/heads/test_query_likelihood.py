@@ -57,7 +57,9 @@ class Bare:
         return Prompt((Piece(ask.group.query, "query", self.scored),))
 
 
-@pytest.mark.parametrize(("scored", "message"), [(0, "something must stand before it"), (None, "marks no text .* query_generation.v1")])
+@pytest.mark.parametrize(
+    ("scored", "message"), [(0, "something must stand before it"), (None, "marks no text .* query_generation.v1")]
+)
 def test_what_cannot_be_scored_is_refused(scored: int | None, message: str) -> None:
     of = tiny_rankers.parts(QueryLikelihood(), formatter=Bare(scored))
     with pytest.raises(InputError, match=message):
