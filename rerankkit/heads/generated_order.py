@@ -73,8 +73,8 @@ class GeneratedOrder:
         elif not self.one and len(found) < len(labels):
             faults["missing"] += len(labels) - len(found)
         if self.one:
-            scores = [float(found[:1] == [number]) for number in range(len(labels))]
-            return Reading(scores, {} if found else dict(faults))
+            del faults["repeated"]  # a sentence may well name its one document twice
+            return Reading([float(found[:1] == [number]) for number in range(len(labels))], dict(faults))
         order = found + [number for number in range(len(labels)) if number not in found]
         return Reading([float(len(labels) - order.index(number)) for number in range(len(labels))], dict(faults))
 

@@ -69,6 +69,8 @@ def test_letters_are_read_where_they_stand_alone(answer: str, wanted: str, fault
         ("[3]", NUMBERS, [0, 0, 1, 0], {}),
         ("3 > 1", NUMBERS, [0, 0, 1, 0], {}),
         ("[7]", NUMBERS, [0, 0, 0, 0], {"out_of_range": 1, "refused": 1}),
+        ("[7] or [2]", NUMBERS, [0, 1, 0, 0], {"out_of_range": 1}),
+        ("[2], for [2] is best", NUMBERS, [0, 1, 0, 0], {}),
         ("none", NUMBERS, [0, 0, 0, 0], {"refused": 1}),
         ("B", LETTERS, [0, 1, 0, 0], {}),
         ("Passage B", LETTERS, [0, 1, 0, 0], {}),
