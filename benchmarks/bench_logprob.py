@@ -53,8 +53,8 @@ def test_against_full_logits(task: str, benchmark: Any) -> None:
         "Peak of resident memory over what was resident before the step, each way in a process of its own.",
     )
     assert SMALL or memory <= 1 / 20
-    # Every token's logits are computed twice, in the backward pass again: that is for memory, not for time.
-    assert SMALL or "every" in task or time <= 1 / 3
+    # Where every token counts, the products are those of full logits, and only what is written in between is saved.
+    assert SMALL or time <= (1.2 if "every" in task else 1 / 3)
 
 
 def inputs() -> tuple[torch.Tensor, torch.Tensor]:

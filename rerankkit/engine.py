@@ -60,7 +60,7 @@ def encode(parts: Parts, asks: Sequence[Ask]) -> list[Row]:
     """
     rows = _rows(parts, asks)
     if _shares(parts):
-        share([ask.group for ask in asks], rows, {})
+        share([ask.group for ask in asks], rows)
     return rows
 
 

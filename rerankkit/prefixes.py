@@ -7,29 +7,33 @@ from dataclasses import replace
 
 from rerankkit.protocols import Group, Row
 
-SHORTEST_PREFIX = 8
+SHORTEST_PREFIX = 7
 Shared = tuple[int, ...]
 SharedSet = tuple[Shared, ...]
 """Shared tokens whose state was read at once, so that one batch can go on from any of them."""
 
 
-def share(groups: Sequence[Group], rows: Sequence[Row], known: dict[int, Shared]) -> None:
+def share(groups: Sequence[Group], rows: Sequence[Row], known: dict[int, Shared] | None = None) -> None:
     """Move what each group's rows begin with into `shared`, up to the first token that another round may change.
 
     Args:
         groups: The group of each row.
         known: The prefixes of groups met before, by their `id`; those of these groups are put in. A lone row is only
-            divided when its group was met before: one that never comes again would pay for two passes.
+            divided when its group was met before: one that never comes again would pay for two passes. None where
+            these rows are all there are.
     """
     by_group: dict[int, list[Row]] = {}
     for group, row in zip(groups, rows, strict=True):
         if not row.shared:
             by_group.setdefault(id(group), []).append(row)
     for group_id, own in by_group.items():
+        before = None if known is None else known.get(group_id)
         beginnings = [tuple(row.ids[: _shareable(row)]) for row in own]
-        before = known.get(group_id)
-        # what was shared before can only become shorter, so it does not change from round to round
-        prefix = known[group_id] = _common(beginnings if before is None else [before, *beginnings])
+        prefix = _common(beginnings if before is None else [before, *beginnings])
+        if known is not None:
+            # before a document of a later round, whose first letters it runs into, the last token may be another one;
+            # a prefix that becomes shorter is read again, and no more with those of other queries
+            prefix = known[group_id] = prefix[:-1] if before is None else prefix
         if len(prefix) >= SHORTEST_PREFIX and (len(own) > 1 or before is not None):
             for row in own:
                 _divide(row, len(prefix))

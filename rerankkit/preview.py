@@ -26,7 +26,7 @@ from rerankkit.engine import Parts
 from rerankkit.errors import InputError, RunError
 from rerankkit.evaluate import prepare
 from rerankkit.preview_screen import Example, Figures, Preview, Shown, Token
-from rerankkit.protocols import Ask, Backbone, Batch, Collator, Group, Prompt, Role, Row
+from rerankkit.protocols import AnswerReader, Ask, Backbone, Batch, Collator, Group, Prompt, Role, Row
 from rerankkit.recipe import Recipe, build, require
 from rerankkit.registry import registry
 from rerankkit.sampling import EpochSampler, TrainingGroups
@@ -152,7 +152,7 @@ def _training(recipe: Recipe, parts: Parts, example: int, found: Preview, scratc
     batch = training_batch(parts, [groups[key] for key in keys[first : first + size]])
     shown = _rows_of(batch, example - first)
     source = f"[data.train], query {group.qid or keys[example][1]}, drawn with seed {seed} in epoch 0"
-    prompts = _prompts(group, IN_FULL["training"], recorder.rows, batch, shown, parts.backbone.tokenizer)
+    prompts = _prompts(group, IN_FULL["training"], recorder.rows, batch, shown, parts)
     found.examples.append(_example("training", example, source, group, parts, prompts))
     real, padding = (accumulated * statistics.mean(values) for values in zip(*computed, strict=True))
     figures = _figures("training", rows)
@@ -192,7 +192,7 @@ def _inference(recipe: Recipe, parts: Parts, example: int, found: Preview) -> No
     shown = [(number, list(ask.docs)) for number, ask in enumerate(asks)]
     source = f"[{section}], query {group.qid}" if section else "made up"
     batch = engine.collate(parts, own)
-    prompts = _prompts(group, IN_FULL["inference"], own, batch, shown, parts.backbone.tokenizer)
+    prompts = _prompts(group, IN_FULL["inference"], own, batch, shown, parts)
     found.examples.append(_example("inference", example, source, group, parts, prompts))
     found.figures.append(_figures("inference", rows))
 
@@ -221,7 +221,7 @@ def _prompts(
     rows: Sequence[Row],
     batch: Batch,
     shown: Sequence[tuple[int, list[int]]],
-    tokenizer: Any,
+    parts: Parts,
 ) -> list[Shown]:
     """The prompts of one group: their tokens are the batch's, and the rows say what each one is.
 
@@ -230,9 +230,12 @@ def _prompts(
         shown: The number of each prompt's row, and the documents that it shows.
     """
     prompts: list[Shown] = []
+    tokenizer, written = parts.backbone.tokenizer, isinstance(parts.head, AnswerReader)
     for number, documents in shown:
         row = rows[number]
         prefix, own = _ids(batch, number)
+        scored = [len(prefix) + i for i, document in enumerate(row.scored or ()) if document >= 0]
+        compared = batch.tokens.compared is not None
         prompts.append(
             Shown(
                 documents=documents,
@@ -241,8 +244,10 @@ def _prompts(
                 shared=len(prefix),
                 cut_query=row.cut_query,
                 cut_document=row.cut_document,
-                answer=None if batch.tokens.compared is not None else len(prefix) + int(batch.answer[number]),
+                answer=None if compared or scored else len(prefix) + int(batch.answer[number]),
                 tokens=_tokens(prefix + own, row.roles, tokenizer) if len(prompts) < in_full else None,
+                scored=scored,
+                written=written and not scored,
             )
         )
     return prompts

@@ -47,7 +47,10 @@ class Shown:
         documents: Which documents of the group it shows.
         counts: How many tokens it has of each role.
         shared: How many leading tokens the group's prompts share and are computed once.
-        answer: Position of the token whose hidden state gives the score; None where tokens are compared.
+        answer: Position of the token whose hidden state gives the score, or behind which the model writes; None where
+            tokens are compared or their likelihood is asked.
+        scored: Positions of the tokens whose likelihood is asked.
+        written: Whether the model writes its answer.
         tokens: Its tokens; None where the prompt is only summarised.
     """
 
@@ -59,6 +62,8 @@ class Shown:
     cut_document: int
     answer: int | None
     tokens: list[Token] | None
+    scored: list[int] = field(default_factory=list)
+    written: bool = False
 
     @property
     def length(self) -> int:
@@ -174,7 +179,8 @@ def _broken(text: str) -> str:
 def _legend(colour: bool) -> Text:
     if not colour:
         return Text(
-            "markers   ⟦role|…⟧  a·b two tokens  ⟨control token⟩  «shared prefix»  ▶token whose state is the answer◀"
+            "markers   ⟦role|…⟧  a·b two tokens  ⟨control token⟩  «shared prefix»  ▶token whose "
+            "state is the answer, or whose likelihood is asked◀"
         )
     parts = [(f" {name} ", STYLES[name][0]) for name in ("fixed", "query", "document", "control", "answer")]
     return Text.assemble("legend    ", *parts, "  ", ("shared prefix", "underline"), "  two shades: one token each")
@@ -183,7 +189,7 @@ def _legend(colour: bool) -> Text:
 def _coloured(shown: Shown) -> Text:
     text = Text(overflow="fold")
     for i, token in enumerate(shown.tokens or ()):
-        kind = "answer" if i == shown.answer else "control" if token.control else token.role
+        kind = "answer" if i == shown.answer or i in shown.scored else "control" if token.control else token.role
         underline = " underline" if i < shown.shared else ""
         text.append(_broken(visible(token.text)), STYLES[kind][i % 2] + underline)
     return text
@@ -200,7 +206,7 @@ def _marked(shown: Shown) -> Text:
         role = token.role
         piece = _broken(visible(token.text))
         piece = f"⟨{piece}⟩" if token.control else piece
-        piece = f"▶{piece}◀" if i == shown.answer else piece
+        piece = f"▶{piece}◀" if i == shown.answer or i in shown.scored else piece
         text += "«" * (i == 0 < shown.shared) + piece + "»" * (i + 1 == shown.shared)
     return Text(text + "⟧", overflow="fold")
 
@@ -234,6 +240,10 @@ def _sharing(example: Example) -> str:
 
 
 def _answer(shown: Shown, head: str) -> str:
+    if shown.scored:
+        return f"log-likelihood of the {len(shown.scored)} marked tokens of {shown.length}, by {head.split(' ')[0]}"
+    if shown.written:
+        return f"the model writes its answer behind token {shown.length}, read by {head.split(' ')[0]}"
     if shown.answer is None:
         return f"query and document are read apart and compared token by token, by {head.split(' ')[0]}"
     text = visible(shown.tokens[shown.answer].text) if shown.tokens else ""

@@ -27,7 +27,8 @@ def lengths(group: Group) -> list[int]:
 
 
 def prefix(group: Group) -> int:
-    return len(tiny.tokenizer()(f"Query: {group.query}\nDocument:")["input_ids"])
+    """What every round shares: all before the document but the last token, which a document may run into."""
+    return len(tiny.tokenizer()(f"Query: {group.query}\nDocument:")["input_ids"]) - 1
 
 
 def test_each_query_pays_for_its_own_rows() -> None:

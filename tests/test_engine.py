@@ -124,7 +124,7 @@ def test_two_groups_of_the_same_query_share_one_prefix() -> None:
     group = tiny.group(30, 3)
     twin = Group(group.query, list(group.docs))
     found, costs = scores(parts(), [group, twin])
-    assert found[0] == found[1] and costs.passes == 2
+    assert found[0] == pytest.approx(found[1], abs=1e-5) and costs.passes == 2
 
 
 def test_costs_are_what_one_can_count_by_hand() -> None:
@@ -132,7 +132,7 @@ def test_costs_are_what_one_can_count_by_hand() -> None:
     group = Group("how do I open a file", ["the open function", "a cat sat on the mat", "a hill"])
     texts = [tiny.TEMPLATE.replace("{query}", group.query).replace("{document}", doc) for doc in group.docs]
     ids = [words(text)["input_ids"] for text in texts]
-    prefix = len(commonprefix(ids))
+    prefix = len(commonprefix(ids)) - 1  # its last token may be another one before a document of a later round
     own = [len(row) - prefix for row in ids]
     assert prefix >= prefixes.SHORTEST_PREFIX
 

@@ -39,14 +39,14 @@ def row(query: int, document: int, scored: list[int] | None = None, fixed: int =
 
 def test_no_prefix_reaches_into_a_document() -> None:
     group, rows = Group("q", ["d", "d"]), [row(50, 60), row(50, 60)]
-    share([group] * 2, rows, {})
+    share([group] * 2, rows)
     assert [r.shared for r in rows] == [(*range(10), 50, 50)] * 2 and rows[0].ids == [60, 60, 9]
 
 
 def test_the_token_before_the_first_scored_one_is_no_prefix() -> None:
     scored = [-1] * 11 + [0] * 4
     group, rows = Group("q", ["d", "d"]), [row(50, 60, list(scored)), row(50, 61, list(scored))]
-    share([group] * 2, rows, {})
+    share([group] * 2, rows)
     assert rows[0].shared == tuple(range(10)) and rows[0].scored == [-1, 0, 0, 0, 0]
     assert whole(rows[0]).ids == row(50, 60).ids and whole(rows[0]).scored == scored
 
@@ -56,12 +56,21 @@ def test_a_lone_row_is_divided_from_its_second_round_on() -> None:
     first, second, stranger = row(50, 60), row(50, 61), row(51, 60)
     share([group], [first], known)
     share([group, other], [second, stranger], known)
-    assert (first.shared, second.shared, stranger.shared) == ((), (*range(10), 50, 50), ())
+    assert (first.shared, second.shared, stranger.shared) == ((), (*range(10), 50), ())
+
+
+def test_a_document_that_runs_into_the_prompt_leaves_the_prefix_as_it_is() -> None:
+    group, known = Group("q", ["d", "d"]), dict[int, tuple[int, ...]]()
+    first, second, odd = row(50, 60), row(50, 61), row(50, 62)
+    odd.ids[11], odd.roles[11] = 77, "document"  # the query's last token and the document's first letter are one token
+    share([group] * 2, [first, second], known)
+    share([group], [odd], known)
+    assert first.shared == second.shared == odd.shared == (*range(10), 50)
 
 
 def test_a_short_prefix_is_not_worth_a_pass() -> None:
-    rows = [row(50, 60, fixed=5), row(50, 61, fixed=5)]
-    share([Group("q", ["d", "d"])] * 1 * 2, rows, {})
+    rows = [row(50, 60, fixed=4), row(50, 61, fixed=4)]
+    share([Group("q", ["d", "d"])] * 2, rows)
     assert [r.shared for r in rows] == [(), ()]
 
 

@@ -24,7 +24,9 @@ OPS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "maxsim pairs": lambda q, d: maxsim(q, d, layout="pairs"),
     "maxsim_packed": lambda q, d: maxsim_packed(q, d.flatten(0, 1), BOUNDS),
     "maxsim_packed pairs": lambda q, d: maxsim_packed(q, d.flatten(0, 1), BOUNDS, pair_q=torch.tensor([2, 0, 0])),
-    "pair_score": lambda q, d: pair_score(q, d.flatten(0, 1), 3, 7, attention_mask=MASK[:, :4], softcap=2.0),
+    "pair_score": lambda q, d: pair_score(
+        q, d.flatten(0, 1), 3, 7, attention_mask=MASK[:, :4] | (torch.arange(4) == 0), softcap=2.0
+    ),
     "token_logprob": lambda q, d: token_logprob(q, d.flatten(0, 1), torch.ones(3, 4, 2, dtype=torch.long)),
     "sequence_logprob": lambda q, d: sequence_logprob(
         q, d.flatten(0, 1), torch.ones(3, 4, dtype=torch.long), mask=MASK[:, :4], reduction="mean"

@@ -127,3 +127,13 @@ def test_an_answer_that_does_not_exist_is_nan_and_not_other_memory() -> None:
         False,
         True,
     ]
+
+
+def test_a_sequence_without_tokens_is_nan() -> None:
+    hidden, weight = torch.randn(2, 5, 16), torch.randn(9, 16)
+    mask = torch.tensor([[1, 1, 0, 0, 0], [0, 0, 0, 0, 0]])
+    found = pair_score(hidden, weight, 3, 7, attention_mask=mask, backend="triton")
+    assert found.isnan().tolist() == [False, True]
+    bounds = torch.tensor([0, 0, 10])
+    found = pair_score(hidden.flatten(0, 1), weight, 3, 7, cu_seqlens=bounds, backend="triton")
+    assert found.isnan().tolist() == [True, False]

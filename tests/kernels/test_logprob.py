@@ -177,8 +177,9 @@ def test_extreme_logits_stay_finite() -> None:
 def test_what_is_masked_is_not_even_read() -> None:
     arguments = sample(SHAPES[0])
     targets, mask = targets_and_mask()
+    arguments["hidden"].requires_grad_()
     wanted = sequence_logprob(targets=targets, mask=mask, **arguments)
-    arguments["hidden"] = arguments["hidden"].masked_fill(~mask.unsqueeze(2), float("nan")).requires_grad_()
+    arguments["hidden"] = arguments["hidden"].detach().masked_fill(~mask.unsqueeze(2), float("nan")).requires_grad_()
     found = sequence_logprob(targets=targets.masked_fill(~mask, -100), mask=mask, **arguments)
     assert torch.equal(found, wanted)
     found.sum().backward()
@@ -215,3 +216,63 @@ def test_wrong_arguments_are_refused() -> None:
         sequence_logprob(targets=targets, cu_seqlens=torch.tensor([0, 4]), **arguments)
     with pytest.raises(ValueError, match=r"ids must be \[3, 4, 'k'\], not \[3, 4\]"):
         token_logprob(ids=targets, **arguments)
+
+
+@pytest.mark.parametrize("token", [-1, VOCABULARY])
+def test_a_token_that_does_not_exist_is_refused_unless_masked(token: int) -> None:
+    arguments = sample(SHAPES[0])
+    targets, mask = targets_and_mask()
+    targets[0, 0], mask[0, 0] = token, True
+    for wanted in (False, True):
+        arguments["hidden"].requires_grad_(wanted)
+        with pytest.raises(IndexError, match=rf"token {token} is no row of weight \(37, 6\)"):
+            sequence_logprob(targets=targets, mask=mask, **arguments)
+    mask[0, 0] = False
+    assert sequence_logprob(targets=targets, mask=mask, **arguments).isfinite().all()
+    with pytest.raises(IndexError, match=f"token {token} is no row"):
+        token_logprob(ids=targets.unsqueeze(2), **arguments)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradients_with_a_frozen_output_layer(shape: Any, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = sample(shape)
+    hidden = arguments.pop("hidden").requires_grad_()
+    targets, mask = targets_and_mask()
+    mask = mask if masked else torch.ones_like(mask)
+    options: Any = {"targets": targets, "reduction": "none", **arguments}
+    outer = torch.randn(3, 4, dtype=torch.float64)
+    monkeypatch.setattr(fallback, "differentiate", None)  # no logits a second time
+    found = sequence_logprob(hidden, mask=mask if masked else None, **options)
+    wanted = sequence_logprob_reference(hidden, mask=mask, **options)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    (ours,) = torch.autograd.grad((found * outer).sum(), hidden)
+    (theirs,) = torch.autograd.grad((wanted * outer).sum(), hidden)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda hidden: sequence_logprob(hidden, mask=mask, **options), (hidden,))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)])
+def test_the_gradient_of_what_is_nearly_certain_keeps_its_digits(dtype: torch.dtype, tolerance: float) -> None:
+    weight = (5 * torch.eye(16)[:12] + 0.1 * torch.randn(12, 16, generator=torch.Generator().manual_seed(0))).to(dtype)
+    hidden = (2 * torch.eye(16)[:12]).to(dtype).unsqueeze(0).requires_grad_()  # [1, 12, 16]; logits of 10 and of 0
+    exact = hidden.detach().double().requires_grad_()
+    targets = torch.arange(12).unsqueeze(0)
+    mask = torch.ones_like(targets, dtype=torch.bool)
+    wanted = sequence_logprob_reference(exact, weight.double(), targets, mask=mask)
+    sequence_logprob(hidden, weight, targets).sum().backward()
+    (theirs,) = torch.autograd.grad(wanted.sum(), exact)
+    assert hidden.grad is not None and theirs.abs().max() < 1e-2
+    assert (hidden.grad.double() - theirs).abs().max() < tolerance * theirs.abs().max()
+
+
+def test_tokens_that_cannot_come_add_nothing() -> None:
+    arguments = sample(SHAPES[2])
+    arguments["bias"][:9] = -torch.inf  # more than the first block
+    arguments["hidden"].requires_grad_()
+    targets = torch.full((3, 4), 20)
+    found = sequence_logprob(targets=targets, **arguments)
+    wanted = sequence_logprob_reference(targets=targets, mask=torch.ones(3, 4, dtype=torch.bool), **arguments)
+    torch.testing.assert_close(found, wanted)
+    ours = torch.autograd.grad(found.sum(), arguments["hidden"])
+    torch.testing.assert_close(ours, torch.autograd.grad(wanted.sum(), arguments["hidden"]))

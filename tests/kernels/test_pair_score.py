@@ -207,3 +207,15 @@ def test_frozen_inputs_cost_no_gradient() -> None:
     with Watch():
         pair_score(yes_id=3, no_id=7, **arguments).sum().backward()
     assert arguments["hidden"].grad.shape in made and arguments["weight"].shape not in made
+
+
+def test_a_sequence_without_tokens_has_no_answer() -> None:
+    hidden, weight = torch.randn(3, 5, 16), torch.randn(VOCABULARY, 16)
+    mask = torch.tensor([[1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 1, 1, 1]])
+    with pytest.raises(IndexError, match="a sequence without tokens has none"):
+        pair_score(hidden, weight, 3, 7, attention_mask=mask)
+    with pytest.raises(IndexError, match="a sequence without tokens has none"):
+        pair_score(hidden.flatten(0, 1), weight, 3, 7, cu_seqlens=torch.tensor([0, 4, 4, 15]))
+    found = pair_score(hidden[[0, 2]], weight, 3, 7, attention_mask=mask[[0, 2]])
+    wanted = pair_score_reference(hidden[[0, 2]], weight, 3, 7, positions=torch.tensor([1, 4]))
+    torch.testing.assert_close(found, wanted)

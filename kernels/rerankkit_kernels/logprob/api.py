@@ -32,9 +32,8 @@ def token_logprob(
     if ids.shape[:-1] != hidden.shape[:-1]:
         raise ValueError(f"ids must be {[*hidden.shape[:-1], 'k']}, not {list(ids.shape)}")
     rows = hidden.reshape(-1, hidden.shape[-1])
-    found, _ = torch.ops.rerankkit.logprob_forward(
-        rows, weight, ids.reshape(len(rows), ids.shape[-1]), bias, None, scale, softcap, backend
-    )
+    tokens = ids.reshape(len(rows), ids.shape[-1])
+    found = torch.ops.rerankkit.logprob_forward(rows, weight, tokens, bias, None, scale, softcap, backend, False)[0]
     return found.view(ids.shape)
 
 
@@ -75,10 +74,12 @@ def sequence_logprob(
             raise ValueError(f"{name} must be {tuple(hidden.shape[:-1])}, not {tuple(given.shape)}")
     rows, real = hidden.reshape(-1, hidden.shape[-1]), None if mask is None else mask.bool()
     flat = None if real is None else real.reshape(-1)
-    each, _ = torch.ops.rerankkit.logprob_forward(
-        rows, weight, targets.reshape(-1, 1), bias, flat, scale, softcap, backend
+    frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
+    at_once = frozen and hidden.requires_grad and torch.is_grad_enabled()
+    found = torch.ops.rerankkit.logprob_forward(
+        rows, weight, targets.reshape(-1, 1), bias, flat, scale, softcap, backend, at_once
     )
-    each = each.view(targets.shape)
+    each = found[0].view(targets.shape)
     if reduction == "none":
         return each
     total = _sum(each, cu_seqlens)

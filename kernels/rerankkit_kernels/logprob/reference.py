@@ -3,6 +3,8 @@
     logit = softcap * tanh(scale * (weight @ hidden + bias) / softcap), without the tanh where `softcap` is None
     logprob[token] = logit[token] - log of the sum over the vocabulary of exp(logit)
 
+A token that is no row of the output layer, such as -1, is an error on a CPU and NaN on a GPU, unless it is masked.
+
 Summed over a query's tokens, after a document, it is the query likelihood (Ponte and Croft 1998; with a language model
 Sachan et al. 2022, UPR).
 """

@@ -1,7 +1,8 @@
 """Log-probabilities of given tokens with a block of logits at a time; no memory grows with the vocabulary.
 
 The forward pass walks over the vocabulary in chunks and keeps, of every hidden state, the log-sum-exp so far. The
-backward pass computes the same blocks again.
+backward pass computes the same blocks again, unless the output layer is frozen: then the forward pass makes the
+gradient of each log-probability on its way, which the backward pass only scales.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,21 +32,71 @@ def forward(
     """
     wide = torch.promote_types(hidden.dtype, torch.float32)
     kept = _kept(hidden, mask)
-    read, some = hidden[kept], ids[kept]
+    read, some = hidden[kept], _tokens(ids[kept], weight)
     total = torch.full((len(read),), -torch.inf, dtype=wide, device=hidden.device)
     with torch.autocast(hidden.device.type, enabled=False):
         for chunk, part in _chunks(weight, hidden.dtype):
             for rows in steps(len(read), ROWS):
                 add(total[rows], read[rows].to(part.dtype) @ part.T, _part(bias, chunk), scale, softcap)
-    target = torch.empty(some.shape, dtype=wide, device=hidden.device)
-    for rows in steps(len(read), ROWS):
-        for column in range(some.shape[1]):
-            token = some[rows, column]
-            logit = (read[rows].to(wide) * weight[token].to(wide)).sum(1)
-            target[rows, column] = _logits(logit, _part(bias, token), scale, softcap)
+    target = _targets(read, weight, some, bias, scale, softcap)
+    target.masked_fill_(ids[kept] != some, torch.nan)
     logprob, totals = hidden.new_zeros(ids.shape, dtype=wide), hidden.new_zeros(len(hidden), dtype=wide)
     logprob[kept], totals[kept] = target - total.unsqueeze(1), total
     return logprob, totals
+
+
+def forward_with_slopes(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    ids: torch.Tensor,
+    bias: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    scale: float,
+    softcap: float | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As `forward`, of one token each, and the gradients of the log-probabilities by hidden [n, width].
+
+    It is attention whose keys and values are the output layer, so a sum is scaled down whenever a higher logit is met
+    (Milakov and Gimelshein 2018; Dao et al. 2022). The token itself is left out of the sums: where it is nearly
+    certain, what remains of the gradient would be a difference of two large numbers.
+    """
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    kept = _kept(hidden, mask)
+    read, some = hidden[kept], _tokens(ids[kept], weight)
+    highest = torch.full((len(read), 1), -torch.inf, dtype=wide, device=hidden.device)
+    sums, others = torch.zeros_like(highest), torch.zeros(read.shape, dtype=wide, device=hidden.device)
+    with torch.autocast(hidden.device.type, enabled=False):
+        for chunk, part in _chunks(weight, hidden.dtype):
+            for rows in steps(len(read), ROWS):
+                product = (read[rows].to(part.dtype) @ part.T).to(wide)
+                logits = _logits(product, _part(bias, chunk), scale, softcap)  # [rows, chunk]
+                # finite, so that a chunk of logits that are all -inf is no NaN
+                higher = torch.maximum(highest[rows], logits.amax(1, keepdim=True)).clamp_(min=torch.finfo(wide).min)
+                slope = None if softcap is None else 1 - (logits / softcap).square()
+                share = logits.sub_(higher).exp_()
+                shrink = (highest[rows] - higher).exp_()
+                highest[rows] = higher
+                place = some[rows, 0] - chunk.start
+                here = ((place >= 0) & (place < len(part))).nonzero()[:, 0]
+                share[here, place[here]] = 0.0
+                sums[rows] = sums[rows] * shrink + share.sum(1, keepdim=True)
+                share = share if slope is None else share.mul_(slope)
+                others[rows] = others[rows].mul_(shrink).add_(share.to(part.dtype) @ part)
+    target = _targets(read, weight, some, bias, scale, softcap)
+    total = torch.logaddexp(highest + sums.log(), target)  # [rows, 1]
+    known = (target - total).masked_fill_(ids[kept] != some, torch.nan)
+    slopes = torch.zeros_like(hidden)
+    found = slopes if mask is None else torch.empty_like(read)
+    for rows in steps(len(read), ROWS):
+        share = (highest[rows] - total[rows]).exp_()
+        rest = sums[rows] * share  # the probability of all others
+        rest = rest if softcap is None else rest * (1 - (target[rows] / softcap).square())
+        found[rows] = scale * (rest * weight[some[rows, 0]].to(wide) - others[rows] * share)
+    if mask is not None:
+        slopes[kept] = found
+    logprob, totals = hidden.new_zeros(ids.shape, dtype=wide), hidden.new_zeros(len(hidden), dtype=wide)
+    logprob[kept], totals[kept] = known, total[:, 0]
+    return logprob, totals, slopes
 
 
 def backward(
@@ -116,6 +167,35 @@ def differentiate(
     outside = (place < 0) | (place >= inner.shape[1])
     inner.scatter_add_(1, place.masked_fill(outside, 0), outer.masked_fill(outside, 0.0))
     return inner.mul_(slope)
+
+
+def _tokens(ids: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Tokens that can be read. A GPU is not asked whether they exist: that would wait for it."""
+    some = ids.clamp(0, max(0, len(weight) - 1))
+    if ids.device.type == "cpu" and not torch.equal(ids, some):
+        raise IndexError(
+            f"token {int(ids[ids != some][0])} is no row of weight {tuple(weight.shape)}; is a mask missing?"
+        )
+    return some
+
+
+def _targets(
+    read: torch.Tensor,
+    weight: torch.Tensor,
+    ids: torch.Tensor,
+    bias: torch.Tensor | None,
+    scale: float,
+    softcap: float | None,
+) -> torch.Tensor:
+    """Logits [n, k] of the tokens asked for."""
+    wide = torch.promote_types(read.dtype, torch.float32)
+    target = torch.empty(ids.shape, dtype=wide, device=read.device)
+    for rows in steps(len(read), ROWS):
+        for column in range(ids.shape[1]):
+            token = ids[rows, column]
+            logit = (read[rows].to(wide) * weight[token].to(wide)).sum(1)
+            target[rows, column] = _logits(logit, _part(bias, token), scale, softcap)
+    return target
 
 
 def _kept(hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | slice:

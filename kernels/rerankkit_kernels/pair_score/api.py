@@ -36,7 +36,8 @@ def pair_score(
         yes_id: Row of `weight` that stands for yes.
         no_id: Row of `weight` that stands for no.
         positions: Where each sequence is answered, counted from 0; in packed `hidden`, which of all tokens. [rows],
-            int64. One that does not exist is an error on a CPU, and the score NaN on a GPU.
+            int64. One that does not exist, as in a sequence without tokens, is an error on a CPU, and the score NaN on
+            a GPU.
         attention_mask: Answers are at the last True of each row, on whichever side the padding is. [rows, length]
         cu_seqlens: Where packed sequences begin, and the end of the last; answers are at the last token of each.
         bias: Of the output layer. [vocabulary]
@@ -58,8 +59,12 @@ def pair_score(
     for name, answer in (("yes_id", yes_id), ("no_id", no_id)):
         if not 0 <= answer < len(weight):
             raise ValueError(f"{name} {answer} is no row of weight {tuple(weight.shape)}")
-    if positions is None:
-        positions = cu_seqlens[1:].long() - 1 if attention_mask is None else last_true(attention_mask)  # type: ignore[index]
+    if cu_seqlens is not None:
+        bounds = cu_seqlens.long()
+        positions = torch.where(bounds.diff() > 0, bounds[1:] - 1, -1)
+    elif attention_mask is not None:
+        positions = last_true(attention_mask)
+    assert positions is not None
     if positions.ndim != 1 or (hidden.ndim == 3 and positions.shape != hidden.shape[:1]):
         raise ValueError(f"positions must be [rows] for hidden {tuple(hidden.shape)}, not {tuple(positions.shape)}")
     if lora is not None:
@@ -73,5 +78,5 @@ def pair_score(
 
 
 def last_true(mask: torch.Tensor) -> torch.Tensor:
-    """Position of the last True of each row. [rows]"""
-    return mask.shape[1] - 1 - mask.flip(1).ne(0).to(torch.int32).argmax(1)
+    """Position of the last True of each row, -1 where there is none. [rows]"""
+    return (mask.ne(0) * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1) - 1

@@ -5,6 +5,8 @@ The yes/no score of language-model rerankers (Nogueira et al. 2020, monoT5; Qwen
     hidden = norm(hidden), where a norm is given: hidden / sqrt(mean(hidden²) + eps) * norm  (Zhang and Sennrich 2019)
     logit = softcap * tanh(scale * (weight @ hidden + bias) / softcap), without the tanh where `softcap` is None
     weight = weight + alpha * B @ A, where the output layer has a low-rank adapter (A, B, alpha) (Hu et al. 2021)
+
+A sequence without tokens has no position to answer at: an error on a CPU, and NaN on a GPU, which nobody waits for.
 """
 
 import torch

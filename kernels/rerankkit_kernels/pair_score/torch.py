@@ -73,17 +73,29 @@ def backward(
         by_read = inverse * (by_read - answer * inverse.square() * (by_read * answer).mean(1, keepdim=True))
     if needs[0]:
         by_hidden = torch.zeros_like(hidden)
-        where = (positions,) if hidden.ndim == 2 else (torch.arange(len(hidden), device=hidden.device), positions)
+        place = _places(hidden, positions)
+        where = (place,) if hidden.ndim == 2 else (torch.arange(len(hidden), device=hidden.device), place)
         by_hidden.index_put_(where, by_read.to(hidden.dtype), accumulate=True)
     return by_hidden, by_weight, by_bias, by_norm
 
 
 def _answers(hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """The hidden state that each score is read from, in the precision of the computation. [rows, width]"""
-    if positions.device.type == "cpu" and len(positions) and int(positions.min()) < 0:
-        raise IndexError(f"position {int(positions.min())}: positions count from 0")
-    rows = hidden[positions] if hidden.ndim == 2 else hidden[torch.arange(len(hidden), device=hidden.device), positions]
-    return rows.to(torch.promote_types(hidden.dtype, torch.float32))
+    place = _places(hidden, positions)
+    rows = hidden[place] if hidden.ndim == 2 else hidden[torch.arange(len(hidden), device=hidden.device), place]
+    rows = rows.to(torch.promote_types(hidden.dtype, torch.float32))
+    return rows if place is positions else rows.masked_fill((place != positions).unsqueeze(1), torch.nan)
+
+
+def _places(hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Positions that can be read. A GPU is not asked whether they exist: that would wait for it."""
+    if positions.device.type != "cpu":
+        return positions.clamp(0, hidden.shape[-2] - 1)
+    if len(positions) and int(positions.min()) < 0:
+        raise IndexError(
+            f"position {int(positions.min())}: positions count from 0, and a sequence without tokens has none"
+        )
+    return positions
 
 
 def _inverse(answer: torch.Tensor, eps: float) -> torch.Tensor:
