@@ -47,7 +47,7 @@ def test_yes_no(benchmark: Any) -> None:
         "model.head.negative": "No",
     }
     ours, groups = reranker("llm_pointwise", overrides), queries(1, 6 if SMALL else 60)
-    compare(benchmark, "yes/no", ours, groups, partial(by_yes_no, ours.parts), 2.0)
+    compare(benchmark, "yes/no", ours, groups, partial(by_yes_no, ours.parts), 1.5)
 
 
 def test_query_likelihood(benchmark: Any) -> None:
@@ -58,7 +58,7 @@ def test_query_likelihood(benchmark: Any) -> None:
 def test_setwise_heapsort(benchmark: Any) -> None:
     ours, groups = reranker("setwise", {"model.strategy.k": K}), queries(QUERIES, 6)
     best = partial(by_label, ours.parts)
-    compare(benchmark, "setwise heapsort", ours, groups, lambda group: heapsort(group, 3, partial(best, group)), 1.2)
+    compare(benchmark, "setwise heapsort", ours, groups, lambda group: heapsort(group, 3, partial(best, group)), 1.1)
 
 
 def test_pairwise_heapsort(benchmark: Any) -> None:
