@@ -31,6 +31,10 @@ OPS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "sequence_logprob": lambda q, d: sequence_logprob(
         q, d.flatten(0, 1), torch.ones(3, 4, dtype=torch.long), mask=MASK[:, :4], reduction="mean"
     ),
+    "sequence_logprob frozen": lambda q, d: (
+        sequence_logprob(q, d.detach().flatten(0, 1), torch.ones(3, 4, dtype=torch.long), mask=MASK[:, :4])
+        + 0 * d.mean()
+    ),
 }
 
 

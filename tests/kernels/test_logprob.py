@@ -276,3 +276,18 @@ def test_tokens_that_cannot_come_add_nothing() -> None:
     torch.testing.assert_close(found, wanted)
     ours = torch.autograd.grad(found.sum(), arguments["hidden"])
     torch.testing.assert_close(ours, torch.autograd.grad(wanted.sum(), arguments["hidden"]))
+
+
+def test_where_nobody_asks_whether_a_token_exists_it_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, which is not waited for."""
+    monkeypatch.setattr(fallback, "_tokens", lambda ids, weight: ids.clamp(0, len(weight) - 1))
+    arguments = sample(SHAPES[0])
+    targets, mask = targets_and_mask()
+    everything = torch.ones_like(mask)
+    wanted = sequence_logprob_reference(targets=targets, mask=everything, reduction="none", **arguments)
+    targets[0, 0], targets[2, 3] = -1, VOCABULARY
+    wanted[0, 0] = wanted[2, 3] = torch.nan
+    for watched in (False, True):
+        arguments["hidden"].requires_grad_(watched)
+        found = sequence_logprob(targets=targets, reduction="none", **arguments)
+        torch.testing.assert_close(found, wanted, equal_nan=True)
