@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
-from rerankkit.comparing import Asking, SetComparisons, bubblesort, one_prompt, too_small
-from rerankkit.errors import InputError
-from rerankkit.protocols import Asked, Group, Order
+from rerankkit.comparing import Asking, SetComparisons, bubblesort
+from rerankkit.protocols import Group, Order
 from rerankkit.registry import registry
+from rerankkit.sorts import SetwiseSort
 
 
 @registry.strategies("setwise_bubblesort.v1")
-@dataclass(frozen=True)
-class SetwiseBubblesort:
+class SetwiseBubblesort(SetwiseSort):
     """Brings the best document to the top in each of k passes of a window, which run side by side; sets that were
     compared are not asked again.
 
@@ -32,21 +28,7 @@ class SetwiseBubblesort:
         votes: In how many orders the documents of a comparison are shown; the majority decides.
     """
 
-    k: int = 10
-    num_child: int = 3
-    votes: int = 1
-
-    def __post_init__(self) -> None:
-        for argument, message in self.check(self.k, self.num_child, self.votes):
-            raise InputError(f"setwise_bubblesort.v1, {argument}: {message}")
-
-    @staticmethod
-    def check(k: int = k, num_child: int = num_child, votes: int = votes) -> Iterator[tuple[str, str]]:
-        """Say which numbers make no sense."""
-        return too_small(k=k, num_child=num_child, votes=votes)
+    part = "setwise_bubblesort.v1"
 
     def rank(self, group: Group) -> Asking[Order]:
         return bubblesort(len(group.docs), self.k, self.num_child, SetComparisons(group, self.votes).best)
-
-    def training_asks(self, group: Group) -> list[Asked]:
-        return one_prompt(group, 1 + self.num_child, "setwise_bubblesort.v1")

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
-from rerankkit.comparing import Asking, SetComparisons, heapsort, one_prompt, too_small
-from rerankkit.errors import InputError
-from rerankkit.protocols import Asked, Group, Order
+from rerankkit.comparing import Asking, SetComparisons, heapsort
+from rerankkit.protocols import Group, Order
 from rerankkit.registry import registry
+from rerankkit.sorts import SetwiseSort
 
 
 @registry.strategies("setwise_heapsort.v1")
-@dataclass(frozen=True)
-class SetwiseHeapsort:
+class SetwiseHeapsort(SetwiseSort):
     """Sorts the best k with a heap of `num_child` children a node; the others keep the first stage's order.
 
     Setwise prompting of Zhuang et al. 2024, arXiv 2310.09497, where a prompt's `num_child + 1` documents are called c.
@@ -30,21 +26,7 @@ class SetwiseHeapsort:
         votes: In how many orders the documents of a comparison are shown; the majority decides.
     """
 
-    k: int = 10
-    num_child: int = 3
-    votes: int = 1
-
-    def __post_init__(self) -> None:
-        for argument, message in self.check(self.k, self.num_child, self.votes):
-            raise InputError(f"setwise_heapsort.v1, {argument}: {message}")
-
-    @staticmethod
-    def check(k: int = k, num_child: int = num_child, votes: int = votes) -> Iterator[tuple[str, str]]:
-        """Say which numbers make no sense."""
-        return too_small(k=k, num_child=num_child, votes=votes)
+    part = "setwise_heapsort.v1"
 
     def rank(self, group: Group) -> Asking[Order]:
         return heapsort(len(group.docs), self.k, self.num_child, SetComparisons(group, self.votes).best)
-
-    def training_asks(self, group: Group) -> list[Asked]:
-        return one_prompt(group, 1 + self.num_child, "setwise_heapsort.v1")

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
-from rerankkit.comparing import Asking, SetComparisons, heapsort, one_prompt, too_small, whole_order
-from rerankkit.errors import InputError
-from rerankkit.protocols import Asked, Group, Order
+from rerankkit.comparing import Asking, SetComparisons, heapsort, whole_order
+from rerankkit.protocols import Group, Order
 from rerankkit.registry import registry
+from rerankkit.sorts import SetwiseSort
 
 
 @registry.strategies("setwise_insertion.v1")
-@dataclass(frozen=True)
-class SetwiseInsertion:
+class SetwiseInsertion(SetwiseSort):
     """Takes the first stage at its word: sorts its first k, then asks, for a few others at a time, whether any of them
     is better than the last of these k; one that is takes its place among them.
 
@@ -32,18 +28,7 @@ class SetwiseInsertion:
         votes: In how many orders the documents of a comparison are shown; the majority decides.
     """
 
-    k: int = 10
-    num_child: int = 3
-    votes: int = 1
-
-    def __post_init__(self) -> None:
-        for argument, message in self.check(self.k, self.num_child, self.votes):
-            raise InputError(f"setwise_insertion.v1, {argument}: {message}")
-
-    @staticmethod
-    def check(k: int = k, num_child: int = num_child, votes: int = votes) -> Iterator[tuple[str, str]]:
-        """Say which numbers make no sense."""
-        return too_small(k=k, num_child=num_child, votes=votes)
+    part = "setwise_insertion.v1"
 
     def rank(self, group: Group) -> Asking[Order]:
         count, compare = len(group.docs), SetComparisons(group, self.votes)
@@ -60,9 +45,6 @@ class SetwiseInsertion:
             top.insert((yield from _place(winner, top, compare)), winner)
             top.pop()
         return whole_order(top, count)
-
-    def training_asks(self, group: Group) -> list[Asked]:
-        return one_prompt(group, 1 + self.num_child, "setwise_insertion.v1")
 
 
 def _place(challenger: int, top: list[int], compare: SetComparisons) -> Asking[int]:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 
-from rerankkit.comparing import Asking, SetComparisons, one_prompt, together, too_small, whole_order
-from rerankkit.errors import InputError
-from rerankkit.protocols import Asked, Group, Order
+from rerankkit.comparing import Asking, SetComparisons, together, whole_order
+from rerankkit.protocols import Group, Order
 from rerankkit.registry import registry
+from rerankkit.sorts import SetwiseSort
 
 
 @registry.strategies("tournament.v1")
-@dataclass(frozen=True)
-class Tournament:
+class Tournament(SetwiseSort):
     """Lets sets of `num_child + 1` documents play, then the winners, until one is left; each further place is found by
     playing again only where the last winner had played. All sets of a round are asked at once.
 
@@ -30,18 +27,7 @@ class Tournament:
         votes: In how many orders the documents of a comparison are shown; the majority decides.
     """
 
-    k: int = 10
-    num_child: int = 3
-    votes: int = 1
-
-    def __post_init__(self) -> None:
-        for argument, message in self.check(self.k, self.num_child, self.votes):
-            raise InputError(f"tournament.v1, {argument}: {message}")
-
-    @staticmethod
-    def check(k: int = k, num_child: int = num_child, votes: int = votes) -> Iterator[tuple[str, str]]:
-        """Say which numbers make no sense."""
-        return too_small(k=k, num_child=num_child, votes=votes)
+    part = "tournament.v1"
 
     def rank(self, group: Group) -> Asking[Order]:
         count, size, compare = len(group.docs), 1 + self.num_child, SetComparisons(group, self.votes)
@@ -59,9 +45,6 @@ class Tournament:
                 after[side] = yield from _winner(before[side * size : (side + 1) * size], compare)
             top += rounds[-1][0]
         return whole_order(top, count)
-
-    def training_asks(self, group: Group) -> list[Asked]:
-        return one_prompt(group, 1 + self.num_child, "tournament.v1")
 
 
 def _winner(sides: list[list[int]], compare: SetComparisons) -> Asking[list[int]]:
