@@ -8,7 +8,8 @@ from typing import Any
 
 from rerankkit.errors import InputError
 from rerankkit.lazy import torch
-from rerankkit.protocols import Prompt
+from rerankkit.prompt_tokens import padded
+from rerankkit.protocols import Batch, Prompt, Row
 
 
 def scored_tokens(prompt: Prompt, pieces: Sequence[int]) -> list[int] | None:
@@ -49,6 +50,20 @@ def _single_token(before: str, choice: str, tokenizer: Any) -> int:
     raise InputError(
         f"the answer {choice!r} is {len(after) - len(alone)} tokens of this model ({pieces}) after "
         f"{before[-20:]!r}, and its logit is read off one; choose other labels or answers in the formatter"
+    )
+
+
+def sequences(rows: Sequence[Row], tokenizer: Any, shared: Sequence[tuple[int, ...]]) -> Batch:
+    """Rows that end where the answer begins, each with what it shares, if anything."""
+    number = {ids: i for i, ids in enumerate(shared)}
+    scored, choices = [row.scored or [] for row in rows], [row.choices for row in rows]
+    return Batch(
+        tokens=padded([row.ids for row in rows], tokenizer),
+        answer=torch.tensor([len(row.ids) - 1 for row in rows]),
+        shared=padded(shared, tokenizer) if shared else None,
+        shared_of=torch.tensor([number[row.shared] for row in rows]) if shared else None,
+        scored=rectangle(scored) if any(scored) else None,
+        choices=rectangle(choices) if any(choices) else None,
     )
 
 

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from rerankkit.errors import InputError
 from rerankkit.protocols import Role
@@ -66,6 +67,36 @@ class Limits:
             if role == "fixed" or left[piece] >= 0:
                 kept.append(position)
         return kept
+
+
+@dataclass(frozen=True)
+class LimitedCollator:
+    """The arguments of a collator that cuts whole prompts; `part` is the collator's name, for messages."""
+
+    part: ClassVar[str]
+    max_length: int = 512
+    document_max_length: int | None = None
+    query_max_length: int | None = None
+    query_floor: int = 16
+
+    def __post_init__(self) -> None:
+        for argument, message in self.check(**vars(self)):
+            raise InputError(f"{self.part}, {argument}: {message}")
+
+    @staticmethod
+    def check(
+        max_length: int = max_length,
+        document_max_length: int | None = None,
+        query_max_length: int | None = None,
+        query_floor: int = query_floor,
+    ) -> Iterator[tuple[str, str]]:
+        """Say which limits make no sense."""
+        return Limits(max_length, document_max_length, query_max_length, query_floor).problems()
+
+    def limits_for(self, tokenizer: Any) -> Limits:
+        """The limits, which must not exceed what the model reads."""
+        require_room(self.max_length, tokenizer.model_max_length, self.part)
+        return Limits(self.max_length, self.document_max_length, self.query_max_length, self.query_floor)
 
 
 def require_room(max_length: int, tokenizer_limit: float, part: str, argument: str = "max_length") -> None:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-from rerankkit.answer_tokens import choice_ids, rectangle, scored_tokens
+from rerankkit.answer_tokens import choice_ids, scored_tokens, sequences
 from rerankkit.errors import InputError
 from rerankkit.frames import frame_of
-from rerankkit.lazy import torch
-from rerankkit.limits import Limits, cut_tokens, require_room
-from rerankkit.prompt_tokens import Tokenized, padded, tokenize
+from rerankkit.limits import LimitedCollator, Limits, cut_tokens
+from rerankkit.prompt_tokens import Tokenized, tokenize
 from rerankkit.protocols import Batch, Prompt, Row
 from rerankkit.registry import registry
 from rerankkit.seq2seq import decoder_start
 
 
 @registry.collators("encoder_decoder.v1")
-@dataclass(frozen=True)
-class EncoderDecoderCollator:
+class EncoderDecoderCollator(LimitedCollator):
     """Gives the encoder the prompt, closed as its tokenizer closes a text (`</s>`), and the decoder its start token
     with what the prompt takes to be the model's own: an answer begun, or the text whose likelihood is asked.
 
@@ -38,33 +35,15 @@ class EncoderDecoderCollator:
         query_floor: The query is never cut below this many tokens to make room.
     """
 
-    max_length: int = 512
-    document_max_length: int | None = None
-    query_max_length: int | None = None
-    query_floor: int = 16
-
-    def __post_init__(self) -> None:
-        for argument, message in self.check(**vars(self)):
-            raise InputError(f"encoder_decoder.v1, {argument}: {message}")
-
-    @staticmethod
-    def check(
-        max_length: int = max_length,
-        document_max_length: int | None = None,
-        query_max_length: int | None = None,
-        query_floor: int = query_floor,
-    ) -> Iterator[tuple[str, str]]:
-        """Say which limits make no sense."""
-        return Limits(max_length, document_max_length, query_max_length, query_floor).problems()
+    part = "encoder_decoder.v1"
 
     def encode(self, prompts: Sequence[Prompt], tokenizer: Any) -> list[Row]:
-        require_room(self.max_length, tokenizer.model_max_length, "encoder_decoder.v1")
+        limits = self.limits_for(tokenizer)
         if any(prompt.second is not None for prompt in prompts):
             raise InputError(
                 "encoder_decoder.v1 reads prompts of one text, and this formatter writes two, with nothing between "
                 "them; use a formatter such as pointwise.v1"
             )
-        limits = Limits(self.max_length, self.document_max_length, self.query_max_length, self.query_floor)
         opening, closing = [decoder_start(tokenizer)], frame_of(tokenizer, 1).fixed[1]
         parts = [_two_parts(prompt) for prompt in prompts]
         read = tokenize([read for read, _ in parts], tokenizer)
@@ -76,16 +55,7 @@ class EncoderDecoderCollator:
         return found
 
     def collate(self, rows: Sequence[Row], tokenizer: Any, shared: Sequence[tuple[int, ...]] = ()) -> Batch:
-        number = {ids: i for i, ids in enumerate(shared)}
-        scored, choices = [row.scored or [] for row in rows], [row.choices for row in rows]
-        return Batch(
-            tokens=padded([row.ids for row in rows], tokenizer),
-            answer=torch.tensor([len(row.ids) - 1 for row in rows]),
-            shared=padded(shared, tokenizer),
-            shared_of=torch.tensor([number[row.shared] for row in rows]),
-            scored=rectangle(scored) if any(scored) else None,
-            choices=rectangle(choices) if any(choices) else None,
-        )
+        return sequences(rows, tokenizer, shared)
 
 
 def _two_parts(prompt: Prompt) -> tuple[Prompt, Prompt]:

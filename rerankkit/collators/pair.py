@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from rerankkit.errors import InputError
 from rerankkit.frames import Frame, frame_of, tokenize_texts
 from rerankkit.lazy import torch
-from rerankkit.limits import Limits, cut_tokens, require_room
+from rerankkit.limits import LimitedCollator, Limits, cut_tokens
 from rerankkit.prompt_tokens import padded
 from rerankkit.protocols import Batch, Prompt, Role, Row
 from rerankkit.registry import registry
 
 
 @registry.collators("pair.v1")
-@dataclass(frozen=True)
-class PairCollator:
+class PairCollator(LimitedCollator):
     """Tokenizes query and document as a cross-encoder's pair, then cuts the document's end, then the query's.
 
     The tokens, and their types where the tokenizer has types, are those of `tokenizer(query, document)`; only text that
@@ -35,27 +33,10 @@ class PairCollator:
         query_floor: The query is never cut below this many tokens to make room.
     """
 
-    max_length: int = 512
-    document_max_length: int | None = None
-    query_max_length: int | None = None
-    query_floor: int = 16
-
-    def __post_init__(self) -> None:
-        for argument, message in self.check(**vars(self)):
-            raise InputError(f"pair.v1, {argument}: {message}")
-
-    @staticmethod
-    def check(
-        max_length: int = max_length,
-        document_max_length: int | None = None,
-        query_max_length: int | None = None,
-        query_floor: int = query_floor,
-    ) -> Iterator[tuple[str, str]]:
-        """Say which limits make no sense."""
-        return Limits(max_length, document_max_length, query_max_length, query_floor).problems()
+    part = "pair.v1"
 
     def encode(self, prompts: Sequence[Prompt], tokenizer: Any) -> list[Row]:
-        require_room(self.max_length, tokenizer.model_max_length, "pair.v1")
+        limits = self.limits_for(tokenizer)
         if any(prompt.second is None for prompt in prompts):
             raise InputError(
                 "pair.v1 needs prompts of two texts, and this formatter writes one; use pair.v1 for it too"
@@ -66,7 +47,6 @@ class PairCollator:
                 "pair.v1: this model's tokenizer puts nothing between two texts; use pointwise.v1 and sequence.v1, "
                 "whose template says where the query ends"
             )
-        limits = Limits(self.max_length, self.document_max_length, self.query_max_length, self.query_floor)
         return [_cut(texts, frame, limits) for texts in tokenize_texts(prompts, tokenizer)]
 
     def collate(self, rows: Sequence[Row], tokenizer: Any, shared: Sequence[tuple[int, ...]] = ()) -> Batch:
