@@ -10,7 +10,7 @@ from typing import Any
 from rerankkit.errors import InputError, RunError
 from rerankkit.lazy import torch, transformers
 from rerankkit.lora import base_layer, effective_rows
-from rerankkit.protocols import Vocabulary
+from rerankkit.protocols import Batch, Hidden, Vocabulary
 
 
 @dataclass
@@ -65,6 +65,31 @@ def token_logits(hidden: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
     return logits if vocabulary.softcap is None else vocabulary.softcap * torch.tanh(logits / vocabulary.softcap)
 
 
+def token_likelihoods(
+    hidden: Hidden, batch: Batch, vocabulary: Vocabulary, scored: torch.Tensor, reduction: str
+) -> torch.Tensor:
+    """Log-probabilities of a batch's own tokens, each after those before it: the first has none.
+
+    Args:
+        vocabulary: All of it.
+        scored: Which tokens count. [rows, length]
+        reduction: "sum" or "mean" of a row, [rows]; "none": each by itself, 0 where it does not count.
+            [rows, length - 1]
+    """
+    from rerankkit_kernels import sequence_logprob
+
+    return sequence_logprob(
+        hidden.states[:, :-1],
+        vocabulary.rows,
+        batch.tokens.ids[:, 1:],
+        mask=scored[:, 1:],
+        reduction=reduction,
+        bias=vocabulary.bias,
+        softcap=vocabulary.softcap,
+        scale=vocabulary.scale,
+    )
+
+
 def check_vocabulary(name: str, model: Any, token_ids: Sequence[int], vocabulary: Vocabulary) -> None:
     """Some architectures transform their logits in ways of their own: compare ours with the model's."""
     ids = torch.tensor([list(token_ids)], device=vocabulary.rows.device)
@@ -75,11 +100,22 @@ def check_vocabulary(name: str, model: Any, token_ids: Sequence[int], vocabulary
         hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
         ours = token_logits(hidden, vocabulary)
     model.train(training)
+    require_same_logits(name, "hf_causal.v1", ours, logits, token_ids)
+
+
+def require_same_logits(
+    name: str, part: str, ours: torch.Tensor, logits: torch.Tensor, token_ids: Sequence[int]
+) -> None:
+    """Refuse a model whose logits [vocabulary] of some tokens are not those that we compute [tokens].
+
+    Args:
+        part: The backbone's name, for the message.
+    """
     theirs = logits[list(token_ids)]
     if not theirs.isfinite().all():
         raise RunError(f"{name} gives logits that are not finite (fp16 overflows easily: try bf16 or fp32)")
     if not torch.allclose(ours, theirs, rtol=0.02, atol=0.02 * logits[logits.isfinite()].std().item()):
         raise RunError(
-            f"{name} computes its logits in a way that hf_causal.v1 does not know "
+            f"{name} computes its logits in a way that {part} does not know "
             f"({theirs.tolist()} against {ours.tolist()}); it cannot be used"
         )

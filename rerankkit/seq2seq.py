@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rerankkit import causal_lm
-from rerankkit.errors import InputError, RunError
+from rerankkit.errors import InputError
 from rerankkit.lazy import torch
 from rerankkit.protocols import Vocabulary
 
@@ -93,11 +93,4 @@ def check_vocabulary(name: str, model: Any, start: int, token_ids: Sequence[int]
         hidden = decoder(input_ids=written, encoder_hidden_states=states, use_cache=False).last_hidden_state[0, -1]
         ours = causal_lm.token_logits(hidden, vocabulary)
     model.train(training)
-    theirs = logits[list(token_ids)]
-    if not theirs.isfinite().all():
-        raise RunError(f"{name} gives logits that are not finite (fp16 overflows easily: try bf16 or fp32)")
-    if not torch.allclose(ours, theirs, rtol=0.02, atol=0.02 * logits[logits.isfinite()].std().item()):
-        raise RunError(
-            f"{name} computes its logits in a way that hf_encoder_decoder.v1 does not know "
-            f"({theirs.tolist()} against {ours.tolist()}); it cannot be used"
-        )
+    causal_lm.require_same_logits(name, "hf_encoder_decoder.v1", ours, logits, token_ids)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from rerankkit.causal_lm import token_likelihoods
 from rerankkit.errors import InputError
 from rerankkit.lazy import torch
 from rerankkit.protocols import Backbone, Batch, Hidden, LanguageModel, Piece, Reading
@@ -93,21 +94,9 @@ class GeneratedOrder:
 
     def score(self, hidden: Hidden, batch: Batch) -> torch.Tensor:
         """Log-likelihood of what names each document in the right answer, for training."""
-        from rerankkit_kernels import sequence_logprob
-
         assert batch.scored is not None
-        vocabulary = self._backbone.vocabulary()
+        each = token_likelihoods(hidden, batch, self._backbone.vocabulary(), batch.scored >= 0, "none")
         document = batch.scored[:, 1:]  # [rows, length - 1]
-        each = sequence_logprob(
-            hidden.states[:, :-1],
-            vocabulary.rows,
-            batch.tokens.ids[:, 1:],
-            mask=document >= 0,
-            reduction="none",
-            bias=vocabulary.bias,
-            softcap=vocabulary.softcap,
-            scale=vocabulary.scale,
-        )
         asked = int(batch.scored.max()) + 1 if batch.place is None else batch.place.shape[1]
         scores = each.new_zeros(len(each), asked)
         return scores.scatter_add(1, document.clamp(min=0), each)  # [rows, docs asked]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from rerankkit.causal_lm import token_likelihoods
 from rerankkit.errors import InputError
 from rerankkit.lazy import torch
 from rerankkit.protocols import Backbone, Batch, Hidden, LanguageModel
@@ -43,8 +44,6 @@ class QueryLikelihood:
         self._backbone = backbone
 
     def score(self, hidden: Hidden, batch: Batch) -> torch.Tensor:
-        from rerankkit_kernels import sequence_logprob
-
         if batch.scored is None:
             raise InputError(
                 "query_likelihood.v1 needs a prompt that ends with the query, and this formatter marks no text whose "
@@ -56,14 +55,5 @@ class QueryLikelihood:
                 "query_likelihood.v1: the query must have a token, and something must stand before it; write a "
                 "template of more than {document}, or an answer_prefix"
             )
-        vocabulary = self._backbone.vocabulary()
-        return sequence_logprob(
-            hidden.states[:, :-1],
-            vocabulary.rows,
-            batch.tokens.ids[:, 1:],
-            mask=scored[:, 1:],
-            reduction=self.reduction,
-            bias=vocabulary.bias,
-            softcap=vocabulary.softcap,
-            scale=vocabulary.scale,
-        ).unsqueeze(1)  # [rows, 1]
+        found = token_likelihoods(hidden, batch, self._backbone.vocabulary(), scored, self.reduction)
+        return found.unsqueeze(1)  # [rows, 1]
