@@ -12,6 +12,26 @@ from rerankkit.protocols import Piece
 _MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
 
 
+def asked(
+    pieces: list[Piece], chat: bool, system: str, answer_prefix: str, tokenizer: Any, part: str
+) -> tuple[list[Piece], int | None]:
+    """A question as a chat's turn or as plain text, the beginning of its answer behind it, and the position of that.
+
+    Args:
+        part: The formatter's name, for messages.
+    """
+    if chat:
+        pieces = conversation([("user", pieces)], tokenizer, part, system)
+    return begun(pieces, answer_prefix)
+
+
+def begun(pieces: list[Piece], answer_prefix: str) -> tuple[list[Piece], int | None]:
+    """A prompt with the beginning of its answer behind it, and the position of that; None where there is none."""
+    if not answer_prefix:
+        return pieces, None
+    return [*pieces, Piece(answer_prefix, "fixed")], len(pieces)
+
+
 def conversation(
     turns: Sequence[tuple[str, Sequence[Piece]]], tokenizer: Any, part: str, system: str = ""
 ) -> list[Piece]:

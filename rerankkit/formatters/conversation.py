@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rerankkit import templates
-from rerankkit.chat import conversation
+from rerankkit.chat import begun, conversation
 from rerankkit.errors import InputError
 from rerankkit.labels import labels_of, neutral
 from rerankkit.protocols import Ask, Piece, Prompt
@@ -94,8 +94,5 @@ class Conversation:
             turns.append(("user", templates.fill(self.passage, fields)))
             turns.append(("assistant", templates.fill(self.passage_reply, fields)))
         turns.append(("user", templates.fill(self.closing, around)))
-        pieces = conversation(turns, tokenizer, "conversation.v1", self.system)
-        answer = len(pieces) if self.answer_prefix else None
-        if self.answer_prefix:
-            pieces.append(Piece(self.answer_prefix, "fixed"))
+        pieces, answer = begun(conversation(turns, tokenizer, "conversation.v1", self.system), self.answer_prefix)
         return Prompt(tuple(pieces), add_special_tokens=False, answer=answer, labels=labels)

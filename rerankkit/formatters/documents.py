@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from rerankkit import labels as names
 from rerankkit import templates
-from rerankkit.chat import conversation
+from rerankkit.chat import asked
 from rerankkit.errors import InputError
 from rerankkit.protocols import Ask, Piece, Prompt
 from rerankkit.registry import registry
@@ -87,11 +87,7 @@ class Documents:
             shown += templates.fill(self.document, {"label": [Piece(label, "fixed")], "document": [document]})
         query, number = Piece(self._neutral(ask.group.query), "query"), Piece(str(len(labels)), "fixed")
         pieces = templates.fill(self.template, {"query": [query], "documents": shown, "num": [number]})
-        if self.chat:
-            pieces = conversation([("user", pieces)], tokenizer, "documents.v1", self.system)
-        answer = len(pieces) if self.answer_prefix else None
-        if self.answer_prefix:
-            pieces.append(Piece(self.answer_prefix, "fixed"))
+        pieces, answer = asked(pieces, self.chat, self.system, self.answer_prefix, tokenizer, "documents.v1")
         return Prompt(
             tuple(pieces),
             add_special_tokens=not self.chat,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rerankkit import templates
-from rerankkit.chat import conversation
+from rerankkit.chat import asked
 from rerankkit.errors import InputError
 from rerankkit.protocols import Ask, Piece, Prompt
 from rerankkit.registry import registry
@@ -53,9 +53,5 @@ class Pointwise:
             raise InputError(f"pointwise.v1 shows one document at a time, but the strategy asks for {len(ask.docs)}")
         query, document = Piece(ask.group.query, "query"), Piece(ask.group.docs[ask.docs[0]], "document")
         pieces = templates.fill(self.template, {"query": [query], "document": [document]})
-        if self.chat:
-            pieces = conversation([("user", pieces)], tokenizer, "pointwise.v1", self.system)
-        answer = len(pieces) if self.answer_prefix else None
-        if self.answer_prefix:
-            pieces.append(Piece(self.answer_prefix, "fixed"))
+        pieces, answer = asked(pieces, self.chat, self.system, self.answer_prefix, tokenizer, "pointwise.v1")
         return Prompt(tuple(pieces), add_special_tokens=not self.chat, answer=answer)

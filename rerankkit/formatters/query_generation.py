@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rerankkit import templates
-from rerankkit.chat import conversation
+from rerankkit.chat import asked
 from rerankkit.errors import InputError
 from rerankkit.protocols import Ask, Piece, Prompt
 from rerankkit.registry import registry
@@ -54,11 +54,8 @@ class QueryGeneration:
                 f"query_generation.v1 shows one document at a time, but the strategy asks for {len(ask.docs)}"
             )
         pieces = templates.fill(self.template, {"document": [Piece(ask.group.docs[ask.docs[0]], "document")]})
-        if self.chat:
-            pieces = conversation([("user", pieces)], tokenizer, "query_generation.v1", self.system)
         prefix = self.answer_prefix if self.answer_prefix is not None else "" if self.chat else "\n"
-        answer = len(pieces)
-        if prefix:
-            pieces.append(Piece(prefix, "fixed"))
+        pieces, answer = asked(pieces, self.chat, self.system, prefix, tokenizer, "query_generation.v1")
+        answer = len(pieces) if answer is None else answer
         pieces.append(Piece(ask.group.query, "query", scored=0))
         return Prompt(tuple(pieces), add_special_tokens=not self.chat, answer=answer)
