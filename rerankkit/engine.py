@@ -192,7 +192,7 @@ class Scoring:
             for question, known in zip(questions, self.answers.find([q.key for q in questions]), strict=True):
                 question.reading = known
         # equal prompts are asked once, for in another place of a batch the last bits of a score may differ
-        prompts = [_as_read(question.row) for question in questions]
+        prompts = [question.row.as_read() for question in questions]
         firsts: dict[Hashable, _Question] = {}
         for question, prompt in zip(questions, prompts, strict=True):
             asked = question.reading is None and firsts.setdefault(prompt, question) is question
@@ -338,11 +338,6 @@ class Scoring:
 def _rows(parts: Parts, asks: Sequence[Ask]) -> list[Row]:
     tokenizer = parts.backbone.tokenizer
     return parts.collator.encode([parts.formatter.format(ask, tokenizer) for ask in asks], tokenizer)
-
-
-def _as_read(row: Row) -> Hashable:
-    """What rows that are equal to a model and a head have in common."""
-    return row.shared, *(tuple(values or ()) for values in (row.ids, row.type_ids, row.scored, row.labels, row.choices))
 
 
 def _shares(parts: Parts) -> bool:

@@ -138,6 +138,12 @@ class Row:
     cut_query: int = 0
     cut_document: int = 0
 
+    def as_read(self) -> tuple[tuple[Any, ...], ...]:
+        """What rows that are equal to a model and a head have in common: all that a collator makes tensors of. The
+        roles of tokens reach no model."""
+        given = (self.shared, self.ids, self.type_ids, self.scored, self.labels, self.choices)
+        return tuple(tuple(values or ()) for values in given)
+
 
 @dataclass(slots=True)
 class Tokens:

@@ -105,6 +105,5 @@ class Answers:
 
     def key(self, row: Row) -> bytes:
         """What a prompt is known by, before its beginning is shared."""
-        # all that a collator makes tensors of; the roles of tokens reach no model
-        said = (self._fingerprint, row.shared, row.ids, row.type_ids, row.scored, row.labels, row.choices)
+        said = self._fingerprint, row.as_read()
         return hashlib.blake2b(repr(said).encode("utf-8", "surrogatepass"), digest_size=16).digest()
