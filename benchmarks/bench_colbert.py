@@ -19,6 +19,7 @@ from measuring import SMALL, THREADS, PeakMemory, in_a_process, interleaved, pri
 
 from rerankkit import Group, Reranker
 from rerankkit.engine import collate, encode
+from rerankkit.pretrained import padded
 from rerankkit.protocols import Ask, Row
 from rerankkit.readers.stdlib_docs import StdlibDocs
 
@@ -74,13 +75,12 @@ def plain() -> torch.Tensor:
             batch = collate(parts, rows[start : start + BATCH])
             assert batch.shared is not None and batch.tokens.compared is not None
             if query is None:
-                query = parts.head.embed(parts.backbone.read_shared(batch.shared))[0]  # type: ignore[attr-defined]
+                query = parts.head.embed(parts.backbone.read_shared(batch.shared)[0][None])[0]  # type: ignore[attr-defined]
                 query_mask = batch.shared.compared[0]
-            vectors += list(parts.head.embed(parts.backbone.read_shared(batch.tokens)))  # type: ignore[attr-defined]
+            vectors += list(parts.head.embed(padded(parts.backbone.read_shared(batch.tokens))))  # type: ignore[attr-defined]
             masks += list(batch.tokens.compared)
-        padded = torch.nn.utils.rnn.pad_sequence(vectors, batch_first=True)  # [documents, tokens, dim]
-        mask = torch.nn.utils.rnn.pad_sequence(masks, batch_first=True)
-        similarity = torch.einsum("qd,ntd->nqt", query, padded).masked_fill(~mask.unsqueeze(1), -torch.inf)
+        documents, mask = padded(vectors), padded(masks)  # [documents, tokens, dim], [documents, tokens]
+        similarity = torch.einsum("qd,ntd->nqt", query, documents).masked_fill(~mask.unsqueeze(1), -torch.inf)
         scores = (similarity.amax(-1) * query_mask).sum(-1)
         found.append(scores[torch.tensor(order).argsort()])
     return torch.stack(found)

@@ -156,30 +156,30 @@ def in_order(parts: Parts, group: Group, score: Any) -> list[float]:
     rows = rows_of(parts, group)
     found: list[float] = []
     with torch.inference_mode():
-        state = None
+        states = None
         if rows[0].shared:
             prefix = parts.collator.collate([Row(list(rows[0].shared), [])], parts.backbone.tokenizer).tokens
-            state = parts.backbone.read_shared(prefix)
+            states = parts.backbone.read_shared(prefix)
         for some in batches(rows):
-            found += score(parts, engine.collate(parts, some), state).flatten().tolist()
+            found += score(parts, engine.collate(parts, some), states).flatten().tolist()
     return found
 
 
-def full_logits(parts: Parts, batch: Batch, state: Any) -> torch.Tensor:
+def full_logits(parts: Parts, batch: Batch, states: Any) -> torch.Tensor:
     """What one writes with transformers alone."""
     output = parts.backbone.module(input_ids=batch.tokens.ids, attention_mask=batch.tokens.mask, use_cache=False)
     answer = output.logits[torch.arange(len(batch.answer)), batch.answer]  # [rows, vocabulary]
     return yes_minus_no(parts, answer)
 
 
-def last_position(parts: Parts, batch: Batch, state: Any) -> torch.Tensor:
+def last_position(parts: Parts, batch: Batch, states: Any) -> torch.Tensor:
     """The whole vocabulary, at the answer's position alone."""
     hidden = parts.backbone.hidden(batch).states[torch.arange(len(batch.answer)), batch.answer]  # [rows, width]
     return yes_minus_no(parts, parts.backbone.module.get_output_embeddings()(hidden))
 
 
-def two_rows(parts: Parts, batch: Batch, state: Any) -> torch.Tensor:
-    return engine.forward(parts, batch, state)
+def two_rows(parts: Parts, batch: Batch, states: Any) -> torch.Tensor:
+    return engine.forward(parts, batch, states)
 
 
 def yes_minus_no(parts: Parts, logits: torch.Tensor) -> torch.Tensor:

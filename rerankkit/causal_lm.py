@@ -10,15 +10,60 @@ from typing import Any
 from rerankkit.errors import InputError, RunError
 from rerankkit.lazy import torch, transformers
 from rerankkit.lora import base_layer, effective_rows
-from rerankkit.protocols import Batch, Hidden, Vocabulary
+from rerankkit.protocols import Batch, Hidden, Tokens, Vocabulary
 
 
 @dataclass
 class PrefixState:
-    """What a model keeps of shared prefixes: keys and values of each layer [prefixes, heads, length, width]."""
+    """What a model keeps of a prefix."""
 
-    layers: list[tuple[torch.Tensor, torch.Tensor]]
-    mask: torch.Tensor  # [prefixes, length]
+    keys: torch.Tensor  # [layers, heads, length, width]
+    values: torch.Tensor  # [layers, heads, length, width]
+
+    def __len__(self) -> int:
+        return self.keys.shape[2]
+
+
+def go_on(decoder: Any, tokens: Tokens, states: Sequence[PrefixState]) -> Any:
+    """The decoder's output for rows that each go on from a prefix, with its cache: the prefixes, padded on their right
+    to the longest, and then the rows."""
+    lengths = torch.tensor([len(state) for state in states], device=tokens.ids.device)
+    longest = int(lengths.max())
+    past = torch.arange(longest, device=lengths.device)
+    keys, values = (_padded(parts, longest) for parts in zip(*((s.keys, s.values) for s in states), strict=True))
+    return decoder(
+        input_ids=tokens.ids,
+        attention_mask=torch.cat([(past < lengths[:, None]).to(tokens.mask.dtype), tokens.mask], dim=1),
+        position_ids=lengths[:, None] + torch.arange(tokens.ids.shape[1], device=tokens.ids.device),
+        past_key_values=transformers.DynamicCache(list(zip(keys, values, strict=True))),
+        use_cache=True,
+    )
+
+
+def cached(output: Any, tokens: Tokens, before: Sequence[PrefixState]) -> list[PrefixState]:
+    """What a decoder's cache holds of each row and of the prefix that it went on from."""
+    layers = output.past_key_values.layers
+    found, longest = [], layers[0].keys.shape[2] - tokens.ids.shape[1]
+    for row, length in enumerate(tokens.lengths().tolist()):
+        own = slice(longest, longest + length)
+        keys, values = (torch.stack([kept[row, :, own] for kept in some]) for some in _keys_and_values(layers))
+        if before:
+            keys, values = torch.cat([before[row].keys, keys], 2), torch.cat([before[row].values, values], 2)
+        found.append(PrefixState(keys, values))
+    return found
+
+
+def _keys_and_values(layers: Sequence[Any]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    return [layer.keys for layer in layers], [layer.values for layer in layers]
+
+
+def _padded(parts: Sequence[torch.Tensor], longest: int) -> torch.Tensor:
+    """[layers, heads, length, width] of each row -> [layers, rows, heads, longest, width]"""
+    layers, heads, _, width = parts[0].shape
+    whole = parts[0].new_zeros(layers, len(parts), heads, longest, width)
+    for row, part in enumerate(parts):
+        whole[:, row, :, : part.shape[2]] = part
+    return whole
 
 
 def refuse_other_architectures(name: str, model: Any) -> None:

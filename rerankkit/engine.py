@@ -10,13 +10,14 @@ import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from rerankkit.bill import Bill
 from rerankkit.errors import InputError, RunError
-from rerankkit.prefixes import Shared, SharedSet, States, share, whole
+from rerankkit.prefixes import Beginnings, Shared, States, share, whole
 from rerankkit.protocols import (
     AnswerReader,
     Ask,
@@ -72,14 +73,18 @@ def collate(parts: Parts, rows: Sequence[Row]) -> Batch:
     return parts.collator.collate(rows, parts.backbone.tokenizer, shared)
 
 
-def forward(parts: Parts, batch: Batch, state: object = None) -> torch.Tensor:
-    """Scores [rows, docs asked], float32."""
+def forward(parts: Parts, batch: Batch, states: Sequence[Any] | None = None) -> torch.Tensor:
+    """Scores [rows, docs asked], float32.
+
+    Args:
+        states: Of what the batch shares, where it was read before.
+    """
     if batch.tokens.compared is not None and not isinstance(parts.head, LateInteraction):
         raise InputError(
             "the collator tokenizes query and document apart, and this head would read the document alone; give it "
             "maxsim.v1, or the collator pair.v1 or sequence.v1"
         )
-    return parts.head.score(parts.backbone.hidden(batch, state), batch).float()
+    return parts.head.score(parts.backbone.hidden(batch, states), batch).float()
 
 
 def forward_all(parts: Parts, batch: Batch) -> torch.Tensor:
@@ -105,7 +110,7 @@ def run(
     start = time.perf_counter()
     scoring = Scoring(parts, settings, Bill.blank(len(groups)), answers, answered)
     rankings = [Ranking(number, group, parts.strategy) for number, group in enumerate(groups)]
-    for together in rounds(rankings, scoring.prefix_length, settings.prefix_tokens):
+    for together in rounds(rankings, scoring.shared_tokens, settings.prefix_tokens):
         asking = [ranking for ranking in together if ranking.order is None]
         asks = [(Ask(ranking.group, docs), ranking.number) for ranking in asking for docs in ranking.asks]
         scores = iter(scoring.score([ask for ask, _ in asks], [number for _, number in asks]))
@@ -154,7 +159,7 @@ class Scoring:
         answered: Callable[[int], None] = lambda prompts: None,
     ) -> None:
         self.parts, self.settings, self.bill, self.answers, self._answered = parts, settings, bill, answers, answered
-        self._known: dict[int, Shared] = {}
+        self._beginnings = Beginnings()
         self._states = States(settings.prefix_tokens)
         if isinstance(parts.head, AnswerReader) and not isinstance(parts.backbone, Writer):
             raise InputError(
@@ -162,9 +167,9 @@ class Scoring:
                 "writes nothing; use one that does, such as hf_causal.v1, or a head that needs no answer in words"
             )
 
-    def prefix_length(self, group: Group) -> int:
-        """How many tokens the group's prompts were found to share."""
-        return len(self._known.get(id(group), ()))
+    def shared_tokens(self, group: Group) -> int:
+        """How many tokens the group's latest prompts shared, each beginning counted once."""
+        return self._beginnings.tokens(group)
 
     def score(self, asks: Sequence[Ask], queries: Sequence[int]) -> list[list[float]]:
         """Scores of each ask, in the order given: one for each of its documents.
@@ -203,25 +208,24 @@ class Scoring:
                 costs.cut_queries += question.row.cut_query > 0
         new = list(firsts.values())
         if _shares(self.parts):
-            share([question.ask.group for question in new], [question.row for question in new], self._known)
+            self._beginnings.share([question.ask.group for question in new], [question.row for question in new])
         with torch.inference_mode():
             if isinstance(self.parts.head, AnswerReader):
-                self._ask_all(new, (), None)
+                self._ask_all(new)
             else:
-                for shared, numbers in self._states.chunks([question.row for question in new]):
-                    self._ask_sharing([new[number] for number in numbers], shared)
+                for numbers in self._states.companies([question.row for question in new]):
+                    self._ask_sharing([new[number] for number in numbers])
         for question, prompt in zip(questions, prompts, strict=True):
             question.reading = question.reading or firsts[prompt].reading
             assert question.reading is not None
             for costs in self.bill.of(question.query):
                 costs.add_faults(question.reading.faults)
 
-    def _ask_sharing(self, questions: list[_Question], shared: SharedSet) -> None:
-        """Ask what goes on from the same shared tokens; where too little memory is left to read them, from some."""
-        if shared not in self._states:
-            shared = tuple(one for one in shared if any(question.row.shared == one for question in questions))
+    def _ask_sharing(self, questions: list[_Question]) -> None:
+        """Ask what begins alike; where too little memory is left to read the beginnings, those of some at a time."""
+        shared = list(dict.fromkeys(question.row.shared for question in questions))
         try:
-            state = self._states.get(shared, lambda wanted: self._read(wanted, questions)) if shared else None
+            self._read_shared(questions)
         except torch.OutOfMemoryError as error:
             if not self._states.drop_all() and len(shared) == 1:
                 raise RunError(f"out of memory reading {len(shared[0])} tokens that prompts share: {error}") from error
@@ -229,48 +233,64 @@ class Scoring:
             for question in questions:
                 for costs in self.bill.of(question.query):
                     costs.prefix_saved += len(question.row.shared)
-            self._ask_all(questions, shared, state)
+            self._ask_all(questions)
             return
+        # only here is the error gone, and with it what its traceback kept in memory
         torch.cuda.empty_cache()
         half = (len(shared) + 1) // 2
         for part in (shared[:half], shared[half:]):
             if own := [question for question in questions if question.row.shared in part]:
-                self._ask_sharing(own, part)
+                self._ask_sharing(own)
 
-    def _read(self, shared: SharedSet, questions: list[_Question]) -> object:
-        """The state of what rows share; the first query that shares it pays for it."""
-        start = time.perf_counter()
-        first = questions[0].row
-        tokens = self.parts.collator.collate([first], self.parts.backbone.tokenizer, shared).shared
-        if tokens is None:
-            return None
-        state = self.parts.backbone.read_shared(tokens.to(device(self.parts)))
-        self._bill_shared(shared, tokens, questions, time.perf_counter() - start)
-        return state
+    def _read_shared(self, questions: list[_Question]) -> None:
+        """Read what is not at hand of what prompts share: the stems, and then what goes on from them."""
+        rows = [question.row for question in questions]
+        stem_of = {row.shared: row.shared[: row.stem] for row in rows} | {row.shared[: row.stem]: () for row in rows}
+        stem_of.pop((), None)
+        missing = self._states.missing(stem_of)
+        for some in ([one for one in missing if not stem_of[one]], [one for one in missing if stem_of[one]]):
+            lengths = [len(one) - len(stem_of[one]) for one in some]
+            for numbers in batches(lengths, self.settings.batch_tokens):
+                self._read([some[number] for number in numbers], stem_of, questions)
 
-    def _bill_shared(self, shared: SharedSet, tokens: Tokens, questions: list[_Question], seconds: float) -> None:
-        payer = {question.row.shared: question.query for question in reversed(questions)}
+    def _read(self, wanted: list[Shared], stem_of: dict[Shared, Shared], questions: list[_Question]) -> None:
+        """Read some of what prompts share; of each the first query that shares it pays."""
+        start, tokenizer = time.perf_counter(), self.parts.backbone.tokenizer
+        read = [one[len(stem_of[one]) :] for one in wanted]
+        tokens = self.parts.collator.collate([replace(questions[0].row, shared=read[0])], tokenizer, read).shared
+        assert tokens is not None
+        before = [self._states[stem_of[one]] for one in wanted if stem_of[one]]
+        states = self.parts.backbone.read_shared(tokens.to(device(self.parts)), before)
+        for one, state in zip(wanted, states, strict=True):
+            self._states[one] = state
+        self._bill_shared(wanted, tokens, questions, time.perf_counter() - start)
+
+    def _bill_shared(self, shared: list[Shared], tokens: Tokens, questions: list[_Question], seconds: float) -> None:
+        payer: dict[Shared, int] = {}
+        for question in reversed(questions):
+            row = question.row
+            payer |= {row.shared: question.query, row.shared[: row.stem]: question.query}
         self.bill.add_passes([payer[one] for one in shared], tokens, seconds)
-        for one in shared:
+        for one, read in zip(shared, tokens.lengths().tolist(), strict=True):
             for costs in self.bill.of(payer[one]):
-                costs.prefix_saved -= len(one)
+                costs.prefix_saved -= read
 
-    def _ask_all(self, questions: list[_Question], shared: SharedSet, state: object) -> None:
+    def _ask_all(self, questions: list[_Question]) -> None:
         lengths = [len(question.row.ids) for question in questions]
         if isinstance(self.parts.head, AnswerReader):  # what an encoder reads is in no state that is at hand
             lengths = [length + len(q.row.shared) for length, q in zip(lengths, questions, strict=True)]
         for numbers in batches(lengths, self.settings.batch_tokens):
             batch = [questions[number] for number in numbers]
-            self._ask_batch(batch, shared, state)
+            self._ask_batch(batch)
             if self.answers is not None:
                 self.answers.keep([q.key for q in batch], [q.reading for q in batch if q.reading is not None])
             self._answered(len(batch))
 
-    def _ask_batch(self, questions: list[_Question], shared: SharedSet, state: object) -> None:
+    def _ask_batch(self, questions: list[_Question]) -> None:
         """Answer one batch; a batch that does not fit into memory is halved."""
         ask = self._read_answers if isinstance(self.parts.head, AnswerReader) else self._read_scores
         try:
-            for question, reading in zip(questions, ask(questions, shared, state), strict=True):
+            for question, reading in zip(questions, ask(questions), strict=True):
                 self._check(question.ask, reading)
                 question.reading = reading
             return
@@ -282,18 +302,20 @@ class Scoring:
         torch.cuda.empty_cache()
         half = len(questions) // 2
         for part in (questions[:half], questions[half:]):
-            self._ask_batch(part, shared, state)
+            self._ask_batch(part)
 
-    def _read_scores(self, questions: list[_Question], shared: SharedSet, state: object) -> list[Reading]:
+    def _read_scores(self, questions: list[_Question]) -> list[Reading]:
         """Read the scores of each row off the head's rectangle of them."""
         start, rows = time.perf_counter(), [question.row for question in questions]
+        shared = list(dict.fromkeys(row.shared for row in rows if row.shared))
         batch = self.parts.collator.collate(rows, self.parts.backbone.tokenizer, shared)
-        scores = forward(self.parts, batch.to(device(self.parts)), state).tolist()
+        states = [self._states[one] for one in shared]
+        scores = forward(self.parts, batch.to(device(self.parts)), states).tolist()
         self.bill.add_passes([question.query for question in questions], batch.tokens, time.perf_counter() - start)
         asked = [len(row.choices) or len(row.labels) or None for row in rows]
         return [Reading(values[:count], {}) for values, count in zip(scores, asked, strict=True)]
 
-    def _read_answers(self, questions: list[_Question], shared: SharedSet, state: object) -> list[Reading]:
+    def _read_answers(self, questions: list[_Question]) -> list[Reading]:
         """Let the model write, and the head read it."""
         head, backbone = self.parts.head, self.parts.backbone
         assert isinstance(head, AnswerReader) and isinstance(backbone, Writer)
@@ -310,7 +332,7 @@ class Scoring:
         seconds = time.perf_counter() - start
         self.bill.add_passes([question.query for question in questions], batch.tokens, seconds, steps)
         if batch.shared is not None:
-            self._bill_shared(tuple(dict.fromkeys(row.shared for row in rows)), batch.shared, questions, 0.0)
+            self._bill_shared(list(dict.fromkeys(row.shared for row in rows)), batch.shared, questions, 0.0)
         for question, tokens in zip(questions, written, strict=True):
             for costs in self.bill.of(question.query):
                 costs.prefix_saved += len(question.row.shared)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,6 +108,11 @@ def model_inputs(module: Any, tokens: Tokens) -> dict[str, Any]:
     if "use_cache" in known:
         inputs["use_cache"] = False
     return inputs
+
+
+def padded(states: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Hidden states [length, width] of several texts as one tensor. [texts, longest, width]"""
+    return torch.nn.utils.rnn.pad_sequence(list(states), batch_first=True)
 
 
 @functools.cache

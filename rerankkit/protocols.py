@@ -117,8 +117,9 @@ class Row:
 
     Args:
         roles: The role of each token of `shared + ids`.
-        shared: Tokens that the prompts of a group have in common and that are computed once: the beginning of one
+        shared: Tokens that prompts of a group have in common and that are computed once: the beginning of one
             sequence or, where query and document are read apart, the query's own sequence.
+        stem: How many of `shared` all prompts of the group begin with; 0 where that is all of it, or nothing.
         type_ids: Which of a pair's two texts each token of `ids` belongs to, where the tokenizer tells.
         scored: For each token of `ids`, which of the asked documents its likelihood speaks for, -1 for none; None where
             no token's likelihood is asked.
@@ -131,6 +132,7 @@ class Row:
     ids: list[int]
     roles: list[Role]
     shared: tuple[int, ...] = ()
+    stem: int = 0
     type_ids: list[int] | None = None
     scored: list[int] | None = None
     labels: tuple[str, ...] = ()
@@ -160,10 +162,13 @@ class Tokens:
     type_ids: torch.Tensor | None = None
     compared: torch.Tensor | None = None
 
+    def lengths(self) -> torch.Tensor:
+        """How many tokens of each row are attended to or compared. [rows]"""
+        return (self.mask if self.compared is None else self.mask | self.compared.to(self.mask.dtype)).sum(1)
+
     def take(self, rows: torch.Tensor) -> Tokens:
         """Some of the rows, without the padding that only the others needed."""
-        real = self.mask[rows] if self.compared is None else self.mask[rows] | self.compared[rows].to(self.mask.dtype)
-        width = int(real.any(0).nonzero().max()) + 1 if len(rows) else 0
+        width = int(self.lengths()[rows].max()) if len(rows) else 0
         types, compared = (value if value is None else value[rows, :width] for value in (self.type_ids, self.compared))
         return Tokens(self.ids[rows, :width], self.mask[rows, :width], types, compared)
 
@@ -273,15 +278,19 @@ class Collator(Protocol):
 @runtime_checkable
 class Backbone(Protocol):
     """A model with its tokenizer. `module` holds its weights; `shares_prefix` says whether it can go on from the
-    state of a prefix."""
+    state of a prefix.
+
+    `read_shared` gives the state of each row, which is what is kept of it, each after one of `before` where these are
+    given. `hidden` takes the states of the batch's shared rows, or reads them itself.
+    """
 
     tokenizer: Any
     module: Any
     shares_prefix: bool
 
-    def read_shared(self, shared: Tokens) -> Any: ...
+    def read_shared(self, shared: Tokens, before: Sequence[Any] = ()) -> list[Any]: ...
 
-    def hidden(self, batch: Batch, state: Any = None) -> Hidden: ...
+    def hidden(self, batch: Batch, states: Sequence[Any] | None = None) -> Hidden: ...
 
     def save(self, folder: Path) -> None: ...
 

@@ -47,7 +47,7 @@ class Ranking:
 
 
 def rounds(
-    rankings: Sequence[Ranking], prefix_length: Callable[[Group], int], prefix_tokens: int
+    rankings: Sequence[Ranking], shared_tokens: Callable[[Group], int], prefix_tokens: int
 ) -> Iterator[list[Ranking]]:
     """The rankings that are asked about next, some of which may have ended at once, until all have ended.
 
@@ -56,7 +56,7 @@ def rounds(
     every prefix would have to make way for the next before it is asked for again.
 
     Args:
-        prefix_length: How many tokens a query's prompts are known to share.
+        shared_tokens: How many tokens a query's latest prompts shared.
         prefix_tokens: How many of them can be kept.
     """
     waiting, active, company = deque(rankings), list[Ranking](), list[Ranking]()
@@ -70,9 +70,10 @@ def rounds(
                 asked += len(active[-1].asks)
             wave = len(active)
         if 2 * len(company) <= full:
+            kept = sum(shared_tokens(ranking.group) for ranking in company)
             for ranking in [ranking for ranking in active if ranking.rounds and ranking not in company]:
-                longest = max(prefix_length(other.group) for other in [*company, ranking])
-                if company and longest * (len(company) + 1) > prefix_tokens:
+                kept += shared_tokens(ranking.group)
+                if company and kept > prefix_tokens:
                     break
                 company.append(ranking)
             full = len(company)

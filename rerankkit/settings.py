@@ -12,11 +12,11 @@ class Engine:
 
     Args:
         batch_tokens: Tokens in one batch, padding included.
-        prefix_tokens: Tokens of shared prefixes whose state is kept at once.
+        prefix_tokens: Tokens of shared beginnings whose state is kept at once.
     """
 
     batch_tokens: int = 2048
-    prefix_tokens: int = 4096
+    prefix_tokens: int = 16384
 
 
 @dataclass(frozen=True)

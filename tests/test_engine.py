@@ -104,9 +104,9 @@ def test_prefix_memory_changes_nothing_and_each_prefix_is_read_once(monkeypatch:
     of, seen = parts(), []
     read = HFCausal.read_shared
 
-    def spy(self: HFCausal, prefix: Any) -> Any:
+    def spy(self: HFCausal, prefix: Any, before: Any) -> Any:
         seen.append([ids[mask.bool()].tolist() for ids, mask in zip(prefix.ids, prefix.mask, strict=True)])
-        return read(self, prefix)
+        return read(self, prefix, before)
 
     monkeypatch.setattr(HFCausal, "read_shared", spy)
     groups = [tiny.group(number, 4) for number in range(20, 29)]
@@ -117,7 +117,8 @@ def test_prefix_memory_changes_nothing_and_each_prefix_is_read_once(monkeypatch:
             assert worst(scores(of, groups, Engine(batch_tokens, prefix_tokens))[0], expected) < WANTED
             prefixes = [tuple(prefix) for call in seen for prefix in call]
             assert len(prefixes) == len(set(prefixes)) == 9
-            assert all(len(call) == 1 or len(call) * max(map(len, call)) <= prefix_tokens for call in seen)
+            assert all(len(call) == 1 or sum(map(len, call)) <= prefix_tokens for call in seen)
+            assert all(len(call) == 1 or len(call) * max(map(len, call)) <= batch_tokens for call in seen)
 
 
 def test_two_groups_of_the_same_query_share_one_prefix() -> None:

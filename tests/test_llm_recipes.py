@@ -58,8 +58,7 @@ def naive_order(reranker: Reranker, group: Group) -> list[int]:
             if isinstance(parts.head, AnswerReader):
                 (written,) = parts.backbone.write(batch, parts.head.max_new_tokens)  # type: ignore[attr-defined]
                 return parts.head.read(tokenizer.decode(written), row.labels).scores
-            state = parts.backbone.read_shared(batch.shared) if batch.shared is not None else None
-            return parts.head.score(parts.backbone.hidden(batch, state), batch)[0].tolist()
+            return parts.head.score(parts.backbone.hidden(batch), batch)[0].tolist()
 
     steps = parts.strategy.rank(group)
     try:

@@ -10,7 +10,7 @@ from rerankkit import causal_lm, generation, pretrained
 from rerankkit import quantization as quantizing
 from rerankkit.causal_lm import PrefixState
 from rerankkit.errors import RunError
-from rerankkit.lazy import torch, transformers
+from rerankkit.lazy import transformers
 from rerankkit.lora import Lora, add_lora
 from rerankkit.pretrained import Attention, Dtype
 from rerankkit.protocols import Batch, Hidden, Tokens, Vocabulary
@@ -98,31 +98,22 @@ class HFCausal:
         """The transformers model, inside its adapters where it has some."""
         return self.module.get_base_model() if self._has_adapter else self.module
 
-    def read_shared(self, shared: Tokens) -> PrefixState:
-        output = self.model.get_decoder()(input_ids=shared.ids, attention_mask=shared.mask, use_cache=True)
-        layers = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
-        return PrefixState(layers, shared.mask)
+    def read_shared(self, shared: Tokens, before: Sequence[PrefixState] = ()) -> list[PrefixState]:
+        decoder = self.model.get_decoder()
+        if before:
+            output = causal_lm.go_on(decoder, shared, before)
+        else:
+            output = decoder(input_ids=shared.ids, attention_mask=shared.mask, use_cache=True)
+        return causal_lm.cached(output, shared, before)
 
-    def hidden(self, batch: Batch, state: Any = None) -> Hidden:
+    def hidden(self, batch: Batch, states: Sequence[PrefixState] | None = None) -> Hidden:
         """Final hidden states, after the last norm."""
         decoder, tokens = self.model.get_decoder(), batch.tokens
-        if batch.shared_of is None:
+        if batch.shared is None or batch.shared_of is None:
             output = decoder(input_ids=tokens.ids, attention_mask=tokens.mask, use_cache=False)
-            return Hidden(output.last_hidden_state)
-        if state is None:
-            assert batch.shared is not None
-            state = self.read_shared(batch.shared)
-        mask = state.mask[batch.shared_of]  # [rows, prefix length]
-        lengths = mask.sum(1, keepdim=True)
-        longest = int(lengths.max())
-        pasts = [(k[:, :, :longest][batch.shared_of], v[:, :, :longest][batch.shared_of]) for k, v in state.layers]
-        output = decoder(
-            input_ids=tokens.ids,
-            attention_mask=torch.cat([mask[:, :longest], tokens.mask], dim=1),
-            position_ids=lengths + torch.arange(tokens.ids.shape[1], device=tokens.ids.device),
-            past_key_values=transformers.DynamicCache(pasts),
-            use_cache=True,
-        )
+        else:
+            states = self.read_shared(batch.shared) if states is None else states
+            output = causal_lm.go_on(decoder, tokens, [states[number] for number in batch.shared_of.tolist()])
         return Hidden(output.last_hidden_state)
 
     def vocabulary(self, token_ids: Sequence[int] | None = None) -> Vocabulary:

@@ -94,10 +94,11 @@ class HFClassifier:
         self._model = model
         self._reads_last_token = "score" in head_names(model)
 
-    def read_shared(self, shared: Tokens) -> None:
+    def read_shared(self, shared: Tokens, before: Sequence[Any] = ()) -> list[Any]:
         """A classifier reads whole pairs; there is nothing to read apart."""
+        return [None] * len(shared.ids)
 
-    def hidden(self, batch: Batch, state: Any = None) -> Hidden:
+    def hidden(self, batch: Batch, states: Sequence[Any] | None = None) -> Hidden:
         """The classifier's logits, in place of hidden states. [rows, 1, labels]"""
         if not self._reads_last_token:
             return Hidden(self.module(**pretrained.model_inputs(self._model, batch.tokens)).logits.unsqueeze(1))

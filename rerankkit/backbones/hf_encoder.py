@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +71,19 @@ class HFEncoder:
         self._adapter = lora
         self._model = model
 
-    def read_shared(self, shared: Tokens) -> torch.Tensor:
-        """Hidden states of the queries of a batch."""
-        return self.module(**pretrained.model_inputs(self._model, shared)).last_hidden_state
+    def read_shared(self, shared: Tokens, before: Sequence[torch.Tensor] = ()) -> list[torch.Tensor]:
+        """Hidden states of each query [length, width]."""
+        lengths = shared.lengths().tolist()
+        return [states[:length] for states, length in zip(self._states(shared), lengths, strict=True)]
 
-    def hidden(self, batch: Batch, state: Any = None) -> Hidden:
-        if batch.shared is not None and state is None:
-            state = self.read_shared(batch.shared)
-        return Hidden(self.module(**pretrained.model_inputs(self._model, batch.tokens)).last_hidden_state, state)
+    def hidden(self, batch: Batch, states: Sequence[torch.Tensor] | None = None) -> Hidden:
+        if batch.shared is None:
+            return Hidden(self._states(batch.tokens))
+        shared = self._states(batch.shared) if states is None else pretrained.padded(states)
+        return Hidden(self._states(batch.tokens), shared)
+
+    def _states(self, tokens: Tokens) -> torch.Tensor:
+        return self.module(**pretrained.model_inputs(self._model, tokens)).last_hidden_state
 
     def file(self, name: str) -> Path | None:
         """A file of the checkpoint."""

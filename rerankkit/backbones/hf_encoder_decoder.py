@@ -95,13 +95,14 @@ class HFEncoderDecoder:
         """The transformers model, inside its adapters where it has some."""
         return self.module.get_base_model() if self._has_adapter else self.module
 
-    def read_shared(self, shared: Tokens) -> EncoderState:
-        output = self.model.get_encoder()(input_ids=shared.ids, attention_mask=shared.mask)
-        return EncoderState(output.last_hidden_state, shared.mask)
+    def read_shared(self, shared: Tokens, before: Sequence[torch.Tensor] = ()) -> list[torch.Tensor]:
+        """The encoder's hidden states of each prompt [length, width]."""
+        lengths = shared.lengths().tolist()
+        return [states[:length] for states, length in zip(self._encoder_states(shared), lengths, strict=True)]
 
-    def hidden(self, batch: Batch, state: Any = None) -> Hidden:
+    def hidden(self, batch: Batch, states: Sequence[torch.Tensor] | None = None) -> Hidden:
         """Final hidden states of the decoder, after its last norm."""
-        encoded = self._encoded(batch, state)
+        encoded = self._encoded(batch, states)
         output = self.model.get_decoder()(
             input_ids=batch.tokens.ids,
             attention_mask=batch.tokens.mask,
@@ -132,13 +133,15 @@ class HFEncoderDecoder:
         self.module = pretrained.save_model(self.module, self.tokenizer, self.name, adapter, folder)
         self._has_adapter = adapter is not None and not adapter.merge
 
-    def _encoded(self, batch: Batch, state: Any) -> EncoderState:
+    def _encoder_states(self, tokens: Tokens) -> torch.Tensor:
+        return self.model.get_encoder()(input_ids=tokens.ids, attention_mask=tokens.mask).last_hidden_state
+
+    def _encoded(self, batch: Batch, states: Sequence[torch.Tensor] | None) -> EncoderState:
         """What the encoder makes of each row's prompt."""
-        if batch.shared is None and state is None:
+        if batch.shared is None or batch.shared_of is None:
             raise InputError(
                 "hf_encoder_decoder.v1 needs prompts in two parts, for its encoder and for its decoder; use the "
                 "collator encoder_decoder.v1"
             )
-        if state is None:
-            state = self.read_shared(batch.shared)  # type: ignore[arg-type]
-        return state.take(batch.shared_of)
+        shared = self._encoder_states(batch.shared) if states is None else pretrained.padded(states)
+        return EncoderState(shared, batch.shared.mask).take(batch.shared_of)

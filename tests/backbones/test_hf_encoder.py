@@ -182,5 +182,9 @@ def test_queries_are_read_apart() -> None:
     assert found.shared is not None
     assert torch.equal(found.shared, backbone.module(queries.ids, queries.mask).last_hidden_state)
     assert torch.equal(found.states, backbone.hidden(whole).states)
-    state = backbone.read_shared(queries)
-    assert backbone.hidden(Batch(whole.tokens, whole.answer, queries), state).shared is state
+    states = backbone.read_shared(queries)
+    assert [len(state) for state in states] == queries.mask.sum(1).tolist()
+    again = backbone.hidden(Batch(whole.tokens, whole.answer, queries), states).shared
+    assert again is not None
+    for row, state in enumerate(states):
+        assert torch.equal(again[row, : len(state)], found.shared[row, : len(state)])

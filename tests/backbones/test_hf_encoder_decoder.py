@@ -22,6 +22,7 @@ from rerankkit.collators.encoder_decoder import EncoderDecoderCollator
 from rerankkit.errors import InputError, RunError
 from rerankkit.lora import Lora
 from rerankkit.protocols import Batch, Piece, Prompt
+from rerankkit.seq2seq import EncoderState
 from rerankkit.settings import Engine
 
 GROUPS = [tiny.group(number, 4) for number in (1, 2)]
@@ -116,12 +117,13 @@ def test_one_prompt_is_read_once_however_many_rows_share_it(architecture: str) -
     batch = batch_of(model, [prompt for _, prompt in asked])
     assert batch.shared is not None and len(batch.shared.ids) == 3
     with torch.no_grad():
-        state = model.read_shared(batch.shared)
-        together = model.hidden(batch, state).states
+        states = model.read_shared(batch.shared)
+        together = model.hidden(batch, states).states
         for row in range(6):
             alone = model.hidden(batch.take(torch.tensor([row]))).states[0]
             assert torch.allclose(together[row, : len(alone)], alone, atol=1e-5)
-    assert state.take(torch.arange(3)).states is state.states  # each its own: nothing is copied
+    whole = EncoderState(torch.rand(3, 4, 8), torch.ones(3, 4))
+    assert whole.take(torch.arange(3)).states is whole.states  # each its own: nothing is copied
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])

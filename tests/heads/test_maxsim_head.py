@@ -135,7 +135,12 @@ def reads(of: Reranker) -> list[int]:
     """How many queries each later call of the backbone encodes."""
     read: list[int] = []
     original = of.parts.backbone.read_shared
-    of.parts.backbone.read_shared = lambda shared: (read.append(len(shared.ids)), original(shared))[1]  # type: ignore[method-assign]
+
+    def counted(shared: Tokens, before: Any = ()) -> Any:
+        read.append(len(shared.ids))
+        return original(shared, before)
+
+    of.parts.backbone.read_shared = counted  # type: ignore[method-assign]
     return read
 
 
