@@ -263,17 +263,24 @@ class Scoring:
         states = self.parts.backbone.read_shared(tokens.to(device(self.parts)), before)
         for one, state in zip(wanted, states, strict=True):
             self._states[one] = state
-        self._bill_shared(wanted, tokens, questions, time.perf_counter() - start)
+        self._bill_shared(wanted, [len(ids) for ids in read], tokens, questions, time.perf_counter() - start)
 
-    def _bill_shared(self, shared: list[Shared], tokens: Tokens, questions: list[_Question], seconds: float) -> None:
+    def _bill_shared(
+        self, shared: list[Shared], read: list[int], tokens: Tokens, questions: list[_Question], seconds: float
+    ) -> None:
+        """Bill a pass over what prompts share.
+
+        Args:
+            read: How many tokens of each were read in it.
+        """
         payer: dict[Shared, int] = {}
         for question in reversed(questions):
             row = question.row
             payer |= {row.shared: question.query, row.shared[: row.stem]: question.query}
         self.bill.add_passes([payer[one] for one in shared], tokens, seconds)
-        for one, read in zip(shared, tokens.lengths().tolist(), strict=True):
+        for one, length in zip(shared, read, strict=True):
             for costs in self.bill.of(payer[one]):
-                costs.prefix_saved -= read
+                costs.prefix_saved -= length
 
     def _ask_all(self, questions: list[_Question]) -> None:
         lengths = [len(question.row.ids) for question in questions]
@@ -332,7 +339,8 @@ class Scoring:
         seconds = time.perf_counter() - start
         self.bill.add_passes([question.query for question in questions], batch.tokens, seconds, steps)
         if batch.shared is not None:
-            self._bill_shared(list(dict.fromkeys(row.shared for row in rows)), batch.shared, questions, 0.0)
+            shared = list(dict.fromkeys(row.shared for row in rows))
+            self._bill_shared(shared, [len(one) for one in shared], batch.shared, questions, 0.0)
         for question, tokens in zip(questions, written, strict=True):
             for costs in self.bill.of(question.query):
                 costs.prefix_saved += len(question.row.shared)
