@@ -32,6 +32,8 @@ class QueryLikelihood:
         2204.07496.
     """
 
+    at_once = "one"
+
     def __init__(self, reduction: Literal["sum", "mean"] = "sum") -> None:
         self.reduction = reduction
         self.module: Any = None
