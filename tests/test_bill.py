@@ -14,7 +14,7 @@ from test_prefixes import OneByOne
 from rerankkit import engine
 from rerankkit.bill import Bill, Costs
 from rerankkit.collators.sequence import SequenceCollator
-from rerankkit.errors import InputError, RunError
+from rerankkit.errors import InputError
 from rerankkit.protocols import Ask, Batch, Group, Hidden, Piece, Prompt, Reading
 from rerankkit.settings import Engine
 
@@ -175,7 +175,7 @@ def test_parts_that_do_not_go_together_say_what_to_do() -> None:
         engine.run(replace(of, formatter=Listed(labelled=False)), [group], Engine())
     logits = tiny.parts()
     with pytest.raises(
-        RunError, match=r"gave 1 scores to a prompt of 2 documents: YesNo .* Listed .* AllAtOnce asks; use"
+        InputError, match=r"gave 1 scores to a prompt of 2 documents: yes_no.v1 .* Listed .* AllAtOnce asks; use"
     ):
         engine.run(replace(logits, formatter=Listed(), strategy=AllAtOnce()), [group], Engine())
 
