@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from rerankkit.chat_markers import disarmed
 from rerankkit.errors import InputError
+from rerankkit.prompt_tokens import control_tokens
 from rerankkit.protocols import Piece
 
 _MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
+_ROLES = (("system", "user", "assistant", "user"), ("user", "assistant", "user"), ("user",))
 
 
 def asked(
@@ -35,7 +39,7 @@ def begun(pieces: list[Piece], answer_prefix: str) -> tuple[list[Piece], int | N
 def conversation(
     turns: Sequence[tuple[str, Sequence[Piece]]], tokenizer: Any, part: str, system: str = ""
 ) -> list[Piece]:
-    """A chat with these turns, and the model's turn opened.
+    """A chat with these turns, and the model's turn opened. No query or document writes what opens or closes one.
 
     Args:
         turns: Who speaks, "user" or "assistant", and what.
@@ -45,8 +49,21 @@ def conversation(
     before, *after = frame(tokenizer, tuple(role for role, _ in turns), system, part)
     pieces = [Piece(before, "fixed")]
     for (_, said), text in zip(turns, after, strict=True):
-        pieces += [*said, Piece(text, "fixed")]
+        pieces += [*disarmed(said, plain_text_between(tokenizer)), Piece(text, "fixed")]
     return [piece for piece in pieces if piece.text or piece.role != "fixed"]
+
+
+@lru_cache(maxsize=8)
+def plain_text_between(tokenizer: Any) -> tuple[str, ...]:
+    """What the chat template writes around turns besides control tokens. Of what comes before the first turn it is the
+    last line: the others are a system turn that the template brings along."""
+    texts = []
+    for roles in _ROLES:
+        with contextlib.suppress(InputError):  # many templates refuse a system turn
+            before, *after = frame(tokenizer, roles, "", "chat")
+            texts += [before.rstrip().rpartition("\n")[2], *after]
+    control = control_tokens(tokenizer)
+    return tuple(dict.fromkeys(plain for text in texts for plain in control.around(text) if plain.strip()))
 
 
 @lru_cache(maxsize=64)

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, get_args
 
+from rerankkit import fitting
 from rerankkit.problems import Place, Problem, did_you_mean
 from rerankkit.reading import Section, Sections
 from rerankkit.registry import Catalogue, RegistryError, registry
@@ -59,6 +60,7 @@ class Checker:
                 self.add((name,), f"no recipe has this section{did_you_mean(name, SECTIONS)}")
             elif name in PARTS and (purpose != "load" or name == "model"):
                 self.parts((name,), value, PARTS[name])
+        self.fit(self.values.get("model", {}))
         for name, cls in SETTINGS.items():
             self.keys((name,), self.values.get(name, {}), arguments(cls), f"[{name}]")
         self.keys(("recipe",), self.values.get("recipe", {}), RECIPE, "[recipe]")
@@ -103,6 +105,19 @@ class Checker:
                 self.add((*section, key), f"[{section[0]}] has no such part{did_you_mean(key, parts)}")
             else:
                 self.add(section, f"unknown key {key!r}; [{section[0]}] holds only sections: {_listed(parts)}", key)
+
+    def fit(self, model: Any) -> None:
+        """Look at the parts of the model beside one another, those that are by themselves without fault."""
+        faulty, keys, named = {section[:2] for section in self.faulty}, {}, {}
+        for part, namespace in PARTS["model"].items():
+            block = model.get(part) if isinstance(model, dict) else None
+            if not isinstance(block, dict) or ("model", part) in faulty:
+                continue
+            for key in component_keys(block):
+                if isinstance(block[key], str):
+                    keys[part], named[part] = key, (block[key], namespace.get(block[key]))
+        for part, message in fitting.misfits(named):
+            self.add(("model", part), message, keys[part])
 
     def training(self, values: Mapping[str, Any]) -> None:
         for key in ELSEWHERE.keys() & values.keys():

@@ -35,6 +35,7 @@ from rerankkit.protocols import (
     Tokens,
     Writer,
 )
+from rerankkit.registry import registry
 from rerankkit.rounds import Ranking, rounds
 from rerankkit.score_cache import Answers
 from rerankkit.settings import Engine
@@ -352,7 +353,7 @@ class Scoring:
         scores = reading.scores
         if len(scores) != len(ask.docs):
             head, formatter, strategy = map(_name, (self.parts.head, self.parts.formatter, self.parts.strategy))
-            raise RunError(
+            raise InputError(
                 f"the head gave {len(scores)} scores to a prompt of {len(ask.docs)} documents: {head} does not go with "
                 f"prompts of {formatter} and what {strategy} asks; use a head that scores each document of a prompt, "
                 "such as choice.v1, or a strategy that asks for one document at a time, such as pointwise.v1"
@@ -406,4 +407,4 @@ def device(parts: Parts) -> torch.device:
 
 
 def _name(part: object) -> str:
-    return type(part).__name__
+    return registry.name_of(part)

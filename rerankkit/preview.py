@@ -26,7 +26,7 @@ from rerankkit.engine import Parts
 from rerankkit.errors import InputError, RunError
 from rerankkit.evaluate import prepare
 from rerankkit.preview_screen import Example, Figures, Preview, Shown, Token
-from rerankkit.protocols import AnswerReader, Ask, Backbone, Batch, Collator, Group, Prompt, Role, Row
+from rerankkit.protocols import AnswerReader, Ask, Backbone, Batch, Collator, Group, Prompt, Role, Row, Tokens
 from rerankkit.recipe import Recipe, build, require
 from rerankkit.registry import registry
 from rerankkit.sampling import EpochSampler, TrainingGroups
@@ -255,11 +255,16 @@ def _prompts(
 
 def _ids(batch: Batch, number: int) -> tuple[list[int], list[int]]:
     """The real tokens of a batch's row: those of its prefix, and its own."""
-    own = batch.tokens.ids[number][batch.tokens.mask[number].bool()].tolist()
+    own = _real(batch.tokens, number)
     if batch.shared is None or batch.shared_of is None:
         return [], own
-    which = int(batch.shared_of[number])
-    return batch.shared.ids[which][batch.shared.mask[which].bool()].tolist(), own
+    return _real(batch.shared, int(batch.shared_of[number])), own
+
+
+def _real(tokens: Tokens, row: int) -> list[int]:
+    """A row without padding; what a query is filled up with is compared, though nothing attends to it."""
+    real = tokens.mask[row].bool() if tokens.compared is None else tokens.mask[row].bool() | tokens.compared[row]
+    return tokens.ids[row][real].tolist()
 
 
 def _tokens(ids: list[int], roles: Sequence[Role], tokenizer: Any) -> list[Token]:

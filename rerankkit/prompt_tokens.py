@@ -67,6 +67,15 @@ class Control:
     ids: frozenset[int]
     leading: tuple[int, ...]
 
+    def around(self, text: str) -> list[str]:
+        """What a text holds before, between and behind these tokens."""
+        found, end = [], 0
+        for match in self.pattern.finditer(text) if self.pattern else ():
+            if match.start(1) >= end:
+                found.append(text[end : match.start(1)])
+                end = match.end(1)
+        return [*found, text[end:]]
+
     def refuse(self, ids: list[int], roles: list[Role]) -> None:
         """The last line of defence: a tokenizer that normalizes text could still spell a control token."""
         if self.ids.isdisjoint(ids):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import inspect
 import keyword
 import sys
 import traceback
@@ -92,6 +93,19 @@ class Registry:
         for package in importlib.metadata.packages_distributions().get(module, []):
             return Origin("package", package, importlib.metadata.version(package))
         return Origin("program", file=str(source_file(factory) or ""))
+
+    def name_of(self, part: object) -> str:
+        """The name that a part was built under, as far as its class or the function that makes it tells; else its
+        class's."""
+        cls = type(part)
+        registered = [(keys[-1], factory) for keys, factory in catalogue.REGISTRY.items() if keys[0] == "rerankkit"]
+        for name, factory in registered + [
+            loaded for ns in self.namespaces().values() for loaded in ns._loaded.items()
+        ]:
+            made = factory if inspect.isclass(factory) else getattr(factory, "__annotations__", {}).get("return")
+            if made is cls or (made == cls.__name__ and factory.__module__ == cls.__module__):
+                return name
+        return cls.__name__
 
     def namespace(self, name: str) -> Catalogue:
         """One namespace by name; an unknown one is refused with the nearest."""

@@ -16,6 +16,7 @@ class PairwiseSort:
     """Two documents are compared by two prompts; `part` is the strategy's name, for messages."""
 
     part: ClassVar[str]
+    at_once: ClassVar[str] = "several"
     k: int = 10
     decide: Decide = "agree"
 
@@ -38,6 +39,7 @@ class SetwiseSort:
     """A prompt shows `num_child + 1` documents and asks for the best; `part` is the strategy's name, for messages."""
 
     part: ClassVar[str]
+    at_once: ClassVar[str] = "several"
     k: int = 10
     num_child: int = 3
     votes: int = 1

@@ -1,4 +1,4 @@
-"""Reads TREC's topics and documents: SGML whose elements are known by name and whose text is what tags leave over."""
+"""Reads TREC's topics and documents: SGML or XML, with elements known by name and text that is what tags leave over."""
 
 from __future__ import annotations
 
@@ -12,15 +12,36 @@ from rerankkit.jsonl_lines import Line, text_lines
 
 CONTENT = ("TITLE", "HEADLINE", "HEAD", "HL", "TTL", "LP", "LEADPARA", "TEXT")
 """The elements that hold a document's text in TREC's collections of news."""
+TOPIC = '<top> <num> Number: 301 <title> ... </top> or <topic number="1"> <query>...</query> </topic>'
 _TAG = re.compile(r"</?[A-Za-z?!][^<>]*>")
 
 
 def read_topics(path: str | Path) -> Iterator[Line]:
-    """Yields each `<top>` as `_id` and `text`: its number, as qrels have it, and its title."""
-    for line in _elements(Path(path), "top", "<top> <num> Number: 301 <title> ... </top>"):
-        number, title = (_field(line, name) for name in ("num", "title"))
-        number, title = re.sub(r"^Number:\s*", "", number), re.sub(r"^Topic:\s*", "", title)
+    """Yields each `<top>`, or XML's `<topic>`, as `_id` and `text`: its number, as qrels have it, and its title."""
+    path = Path(path)
+    names = (re.search(r"<(top|topic)(?=[\s>])", text, re.IGNORECASE) for _, text in text_lines(path))
+    name = next((found[1].lower() for found in names if found), "top")
+    for line in _elements(path, name, TOPIC):
+        if name == "topic":
+            number, title = _number(line), _query(line)
+        else:
+            number = re.sub(r"^Number:\s*", "", _field(line, "num"))
+            title = re.sub(r"^Topic:\s*", "", _field(line, "title"))
         yield Line(line.path, line.number, {"_id": number, "text": title})
+
+
+def _number(topic: Line) -> str:
+    """An attribute or an element."""
+    found = re.search(r"\s(?:number|num|id)\s*=\s*([\"'])(.*?)\1", topic.data["tag"], re.IGNORECASE)
+    return html.unescape(found[2]).strip() if found else _field(topic, "num(?:ber)?", "<number>")
+
+
+def _query(topic: Line) -> str:
+    """The element of that name, else the title, else all there is where no elements are."""
+    markup = topic.data["element"]
+    if not _TAG.search(markup):
+        return _plain(markup)
+    return _field(topic, "query" if re.search(r"<query[\s>]", markup, re.IGNORECASE) else "title", "<query> or <title>")
 
 
 def read_documents(path: str | Path) -> Iterator[Line]:
@@ -35,11 +56,19 @@ def read_documents(path: str | Path) -> Iterator[Line]:
         raise InputError(f"{path}: no document has any text; it is read from the elements {', '.join(CONTENT)}")
 
 
-def _field(line: Line, name: str) -> str:
-    """An element that stands once and ends where the next tag begins: topics leave the closing tags out."""
-    found = re.findall(rf"<{name}>(.*?)(?=</?[A-Za-z]+\b[^<>]*>|\Z)", line.data["element"], re.IGNORECASE | re.DOTALL)
+def _field(line: Line, name: str, called: str = "") -> str:
+    """An element that stands once and ends where the next tag begins: topics leave the closing tags out.
+
+    Args:
+        name: Its name, or a pattern of it.
+        called: What it is called in messages, where that is something else.
+    """
+    pattern = rf"<{name}(?:\s[^<>]*)?>(.*?)(?=</?[A-Za-z]+\b[^<>]*>|\Z)"
+    found = re.findall(pattern, line.data["element"], re.IGNORECASE | re.DOTALL)
     if len(found) != 1:
-        raise line.wrong(f"expected one <{name}> between this line and the closing tag, but found {len(found)}")
+        raise line.wrong(
+            f"expected one {called or f'<{name}>'} between this line and the closing tag, but found {len(found)}"
+        )
     return _plain(found[0])
 
 
@@ -50,7 +79,7 @@ def _plain(markup: str) -> str:
 def _elements(path: Path, name: str, example: str) -> Iterator[Line]:
     """Each element of this name with the line where it begins; nothing but other tags may stand between them."""
     marks = re.compile(rf"(</?{name}(?:\s[^<>]*)?>)", re.IGNORECASE)
-    begin, parts, some = 0, [""], False
+    begin, tag, parts, some = 0, "", [""], False
     for number, text in text_lines(path):
         for part in marks.split(text):
             if marks.fullmatch(part) is None:
@@ -60,12 +89,12 @@ def _elements(path: Path, name: str, example: str) -> Iterator[Line]:
             elif part.startswith("</"):
                 if not begin:
                     raise InputError(f"{path}:{number}: {part} closes nothing; a <{name}> is missing before it")
-                yield Line(path, begin, {"element": "".join(parts)})
+                yield Line(path, begin, {"tag": tag, "element": "".join(parts)})
                 begin = 0
             elif begin:
                 raise InputError(f"{path}:{begin}: no </{name}> before the next <{name}> in line {number}; add it")
             else:
-                begin, parts, some = number, [], True
+                begin, tag, parts, some = number, part, [], True
     if begin:
         raise InputError(f"{path}:{begin}: this <{name}> has no </{name}>; add it, or get the file again")
     if not some:

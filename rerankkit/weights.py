@@ -161,6 +161,13 @@ def _explain_words(name: str, error: BaseException) -> InputError | RunError:
             f"{name!r} is of type {kind[1] if kind else 'unknown'!r}, which the installed transformers does not know; "
             "upgrade transformers or choose another model"
         )
+    if "Unrecognized configuration class" in text:
+        kind = re.search(r"transformers\.models\.(\w+)\.", text)
+        return InputError(
+            f"{name!r} is a model of the kind {kind[1] if kind else 'unknown'!r}, which this backbone does not read: "
+            "hf_causal.v1 is for causal language models, hf_encoder_decoder.v1 for T5's kin, hf_classifier.v1 for "
+            "cross-encoders, hf_encoder.v1 for encoders"
+        )
     if "model_type" in text:
         return InputError(f"{name!r}: its config.json lacks model_type, so it is not a model for transformers")
     if "custom code" in text or "trust_remote_code" in text:

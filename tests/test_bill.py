@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -14,10 +15,16 @@ from test_prefixes import OneByOne
 from rerankkit import engine
 from rerankkit.bill import Bill, Costs
 from rerankkit.collators.sequence import SequenceCollator
-from rerankkit.errors import InputError, RunError
-from rerankkit.protocols import Ask, Batch, Group, Hidden, Piece, Prompt, Reading
+from rerankkit.errors import InputError
+from rerankkit.formatters.documents import Documents
+from rerankkit.heads.choice import Choice
+from rerankkit.protocols import Ask, Batch, Group, Hidden, Piece, Prompt, Reading, Strategy
 from rerankkit.settings import Engine
+from rerankkit.strategies.setwise_heapsort import SetwiseHeapsort
+from rerankkit.strategies.setwise_insertion import SetwiseInsertion
+from rerankkit.strategies.sliding_window import SlidingWindow
 
+ANSWERS = ("yes", "no", "cat", "file")
 ADDITIVE = ("prompts", "tokens", "padding", "prefix_saved", "generated", "cut_documents", "cut_queries", "cached")
 
 
@@ -62,6 +69,51 @@ def test_a_sequential_strategy_saves_its_prefix_from_the_third_round_on() -> Non
     # round 1 whole; round 2 reads the prefix and goes on from it; rounds 3 and 4 have it at hand
     assert (own.passes, own.depth, own.prompts, own.padding) == (5, 4, 4, 0)
     assert own.prefix_saved == 2 * prefix(group) and own.tokens == sum(lengths(group)) - 2 * prefix(group)
+
+
+def asked_one_by_one(of: engine.Parts, group: Group) -> Iterator[list[int]]:
+    """The lengths of each round's prompts, each asked by itself, with texts that are joined and tokenized here."""
+    words, rounds = of.backbone.tokenizer, of.strategy.rank(group)
+    letters = [words(f" {word}", add_special_tokens=False)["input_ids"][0] for word in ANSWERS]
+    try:
+        asks = next(rounds)
+        while True:
+            lengths, scores = [], []
+            for docs in asks:
+                listed = "\n".join(f"[{name}] {group.docs[at]}" for name, at in zip("ABCD", docs, strict=False))
+                ids = words(f"{group.query}\n{listed}\nBest:")["input_ids"]
+                with torch.no_grad():
+                    logits = of.backbone.module(input_ids=torch.tensor([ids])).logits[0, -1]
+                lengths.append(len(ids))
+                scores.append([logits[token].item() for token in letters[: len(docs)]])
+            yield lengths
+            asks = rounds.send(scores)
+    except StopIteration:
+        pass
+
+
+@pytest.mark.parametrize("strategy", [SetwiseHeapsort(k=3), SetwiseInsertion(k=2), SlidingWindow(window=4, step=2)])
+def test_what_a_sort_asks_is_counted_prompt_by_prompt(strategy: Strategy) -> None:
+    of = tiny.parts(share_prefix=False)
+    template, letters = "{query}\n{documents}\nBest:", ["A", "B", "C", "D"]
+    answers = [f" {word}" for word in ANSWERS]
+    formatter = Documents(template, "[{label}] {document}", "\n", labels=letters, answers=answers)
+    of, groups = (
+        replace(of, formatter=formatter, head=Choice(), strategy=strategy),
+        [tiny.group(1, 9), tiny.group(2, 6)],
+    )
+    of.head.bind(of.backbone)
+    naive = [list(asked_one_by_one(of, group)) for group in groups]
+    for group, rounds in zip(groups, naive, strict=True):
+        _, bill = engine.run(of, [group], Engine(batch_tokens=100_000))
+        for costs in (bill.total, *bill.queries):
+            assert (costs.prompts, costs.depth, costs.cached) == (sum(map(len, rounds)), len(rounds), 0)
+            assert costs.tokens == sum(map(sum, rounds))
+            assert costs.padding == sum(len(one) * max(one) - sum(one) for one in rounds)
+    assert len(naive[0]) > 2
+    _, together = engine.run(of, groups, Engine())
+    for costs, rounds in zip(together.queries, naive, strict=True):
+        assert (costs.prompts, costs.tokens) == (sum(map(len, rounds)), sum(map(sum, rounds)))
 
 
 @dataclass(frozen=True)
@@ -175,7 +227,7 @@ def test_parts_that_do_not_go_together_say_what_to_do() -> None:
         engine.run(replace(of, formatter=Listed(labelled=False)), [group], Engine())
     logits = tiny.parts()
     with pytest.raises(
-        RunError, match=r"gave 1 scores to a prompt of 2 documents: YesNo .* Listed .* AllAtOnce asks; use"
+        InputError, match=r"gave 1 scores to a prompt of 2 documents: yes_no.v1 .* Listed .* AllAtOnce asks; use"
     ):
         engine.run(replace(logits, formatter=Listed(), strategy=AllAtOnce()), [group], Engine())
 

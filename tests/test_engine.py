@@ -246,7 +246,7 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_scores_of_another_shape_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "forward", lambda of, batch, state=None: torch.zeros(len(batch.answer), 2))
-    with pytest.raises(RunError, match="the head gave 2 scores to a prompt of 1 documents"):
+    with pytest.raises(InputError, match="2 scores to a prompt of 1 documents: yes_no.v1 does not go with"):
         engine.run(parts(), GROUPS, Engine())
 
 

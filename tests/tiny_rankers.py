@@ -78,7 +78,8 @@ def parts(head: Any, architecture: str = "llama", formatter: Any = None, shown: 
 
 def logits(of: Parts, row: Row) -> torch.Tensor:
     """All logits after every token of a row by itself. [length, vocabulary]"""
-    return of.backbone.module(input_ids=torch.tensor([[*row.shared, *row.ids]])).logits[0].float()
+    found = of.backbone.module(input_ids=torch.tensor([[*row.shared, *row.ids]])).logits[0]
+    return found if found.dtype == torch.float64 else found.float()
 
 
 def likelihoods(of: Parts, row: Row) -> dict[int, list[torch.Tensor]]:

@@ -37,6 +37,7 @@ class Conversation:
         answer_prefix: Text that the model's answer is taken to begin with.
     """
 
+    at_once = "several"
     system: str = (
         "You are RankGPT, an intelligent assistant that can rank passages based on their relevancy to the query."
     )

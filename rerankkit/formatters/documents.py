@@ -42,6 +42,7 @@ class Documents:
             turn; the decoder of an encoder-decoder reads it.
     """
 
+    at_once = "several"
     template: str = (
         'Given a query "{query}", which of the following passages is the most relevant one to the query?\n\n'
         "{documents}\n\nOutput only the passage label of the most relevant passage:"

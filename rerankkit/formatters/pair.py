@@ -28,6 +28,7 @@ class Pair:
         document: The second text, likewise.
     """
 
+    at_once = "one"
     query: str = "{query}"
     document: str = "{document}"
 

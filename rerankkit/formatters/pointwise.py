@@ -32,6 +32,7 @@ class Pointwise:
             decoder of an encoder-decoder reads it.
     """
 
+    at_once = "one"
     template: str = "Query: {query}\nDocument: {document}\nDoes the document answer the query? Answer yes or no:"
     chat: bool = False
     system: str = ""

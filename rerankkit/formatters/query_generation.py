@@ -32,6 +32,7 @@ class QueryGeneration:
             for an encoder-decoder, whose decoder begins with the query.
     """
 
+    at_once = "one"
     template: str = "Passage: {document}\nPlease write a question based on this passage."
     chat: bool = False
     system: str = ""

@@ -29,6 +29,8 @@ class Choice:
         2406.15657.
     """
 
+    at_once = "several"
+
     def __post_init__(self) -> None:
         self.module: Any = None
 

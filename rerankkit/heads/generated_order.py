@@ -40,6 +40,8 @@ class GeneratedOrder:
     Source: Sun et al. 2023, "Is ChatGPT Good at Search?", arXiv 2304.09542.
     """
 
+    at_once = "several"
+
     def __init__(
         self, max_new_tokens: int = 144, pattern: str = "", taught: str = "[{label}]", one: bool = False
     ) -> None:

@@ -26,6 +26,8 @@ class Linear:
         dropout: On the pooled vector, in training.
     """
 
+    at_once = "one"
+
     def __init__(
         self, pooling: Literal["cls", "mean", "last"] = "cls", dropout: float = 0.0, bias: bool = True
     ) -> None:

@@ -21,6 +21,8 @@ class Logit:
         @heads = "logit.v1"
     """
 
+    at_once = "one"
+
     def __post_init__(self) -> None:
         self.module: Any = None
 

@@ -32,6 +32,8 @@ class MaxSim:
     Source: Khattab and Zaharia 2020, "ColBERT", arXiv 2004.12832.
     """
 
+    at_once = "one"
+
     def __init__(
         self,
         dim: int | None = 128,

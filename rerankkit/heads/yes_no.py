@@ -34,6 +34,9 @@ def yes_no(
     return YesNo(positive, negative, score)
 
 
+yes_no.at_once = "one"  # type: ignore[attr-defined]
+
+
 @dataclass
 class YesNo:
     positive: str

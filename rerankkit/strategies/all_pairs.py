@@ -28,6 +28,7 @@ class AllPairs:
             differences of both orders are added up. "probability": each document gets its mean probability.
     """
 
+    at_once = "several"
     decide: Decide = "agree"
 
     def __post_init__(self) -> None:

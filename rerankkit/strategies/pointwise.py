@@ -19,6 +19,8 @@ class Pointwise:
         @strategies = "pointwise.v1"
     """
 
+    at_once = "one"
+
     def rank(self, group: Group) -> Generator[list[Asked], list[list[float]], Order]:
         scores = yield self.training_asks(group)
         order = [(position, score) for position, (score,) in enumerate(scores)]

@@ -34,6 +34,7 @@ class SlidingWindow:
             self-consistency of Tang et al. 2024, arXiv 2310.07712).
     """
 
+    at_once = "several"
     window: int = 20
     step: int = 10
     repeats: int = 1

@@ -15,7 +15,7 @@ from rerankkit.collators.encoder_decoder import EncoderDecoderCollator
 from rerankkit.engine import Parts
 from rerankkit.errors import InputError
 from rerankkit.heads.query_likelihood import QueryLikelihood
-from rerankkit.protocols import Ask, Piece, Prompt
+from rerankkit.protocols import Ask, Group, Piece, Prompt
 from rerankkit.testing import check_head
 
 GROUPS = [tiny.group(1, 5), tiny.group(2, 2)]
@@ -37,6 +37,19 @@ def test_scores_are_read_off_all_logits(architecture: str, lora: str, reduction:
         wanted = of.backbone.tokenizer(ask.group.query)["input_ids"]
         assert row.ids[-len(each) :] == wanted  # the query alone is scored, all of it
         assert value == pytest.approx(sum(map(float, each)) / (len(each) if reduction == "mean" else 1), abs=1e-4)
+
+
+@pytest.mark.parametrize("architecture", tiny.NAMES)
+def test_a_long_query_is_as_likely_as_in_float64(architecture: str) -> None:
+    long = Group(tiny.sentence(9, 128), GROUPS[0].docs)
+    of = tiny_rankers.parts(QueryLikelihood(), architecture, QUERY)
+    rows, found = tiny_rankers.scored(of, [Ask(long, (i,)) for i in range(5)])
+    of.backbone.module.double()
+    for row, value in zip(rows, found[:, 0].tolist(), strict=True):
+        with torch.no_grad():
+            each = tiny_rankers.likelihoods(of, row)[0]
+        assert len(each) >= 128
+        assert value == pytest.approx(sum(map(float, each)), abs=2e-6 * len(each))
 
 
 def test_both_reductions_rank_alike() -> None:

@@ -159,6 +159,19 @@ def test_lower_precision_is_summed_in_float32(dtype: torch.dtype, tolerance: flo
     assert [grad.dtype for grad in grads] == [dtype, dtype]
 
 
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_many_tokens_are_added_up_without_loss(reduction: str) -> None:
+    arguments = {key: sample(SHAPES[0], 16, 300)[key].float() for key in ("hidden", "weight")}
+    targets, mask = targets_and_mask(16, 300)
+    each = sequence_logprob(targets=targets, mask=mask, reduction="none", **arguments).double()
+    wanted = each.sum(1) if reduction == "sum" else each.sum(1) / mask.sum(1)
+    bounds = torch.arange(0, 16 * 300 + 1, 300)
+    flat = {"targets": targets.flatten(), "mask": mask.flatten(), "cu_seqlens": bounds}
+    packed = {**arguments, "hidden": arguments["hidden"].flatten(0, 1)}
+    assert torch.equal(sequence_logprob(targets=targets, mask=mask, reduction=reduction, **arguments), wanted.float())
+    assert torch.equal(sequence_logprob(reduction=reduction, **flat, **packed), wanted.float())
+
+
 def test_a_weight_in_bfloat16_does_not_lower_a_hidden_state_in_float32() -> None:
     arguments = sample(SHAPES[0], width=64)
     arguments["hidden"], arguments["weight"] = arguments["hidden"].float(), arguments["weight"].bfloat16()
