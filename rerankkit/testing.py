@@ -10,8 +10,8 @@ A part that passes works in training and in ranking. Nothing here needs pytest.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import SimpleNamespace
+from collections.abc import Callable, Mapping
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 from rerankkit import protocols
@@ -165,6 +165,8 @@ class StandInTokenizer:
 
     chat_template = "a template"
     cls_token = "[CLS]"
+    unk_token_id = None
+    added_tokens_decoder: Mapping[int, Any] = MappingProxyType({})
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
         return {"input_ids": [1 + sum(text.encode()) % 997]}

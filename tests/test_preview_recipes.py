@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,16 @@ RECIPES = sorted(path.stem for path in recipes_folder().glob("*.cfg") if path.st
 FOLDERS = {
     "cross_encoder": tiny_bert.classifier, "cross_encoder_new_head": tiny_bert.encoder, "colbert": tiny_bert.encoder,
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def same_log() -> Iterator[None]:
+    """A command sets up the log for the terminal that it has."""
+    logger = logging.getLogger("rerankkit")
+    before = logger.handlers, logger.level, logger.propagate
+    yield
+    logger.handlers, logger.propagate = before[0], before[2]
+    logger.setLevel(before[1])
 
 
 @pytest.fixture(scope="module")
