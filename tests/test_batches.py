@@ -36,7 +36,7 @@ def groups() -> list[Group]:
 
 
 def reranker(at: Path, kind: str, dropout: float = 0.0, lora: str = "") -> Reranker:
-    """With large random weights, ColBERT's float32 gradients are 1.1e-6 from those of float64 by themselves."""
+    """With large random weights, float32 gradients are 1e-6 from those of float64 by themselves, more on some CPUs."""
     torch.manual_seed(1)
     if kind == "yes_no":
         tiny.recipe(at / "recipe.cfg")
@@ -56,7 +56,7 @@ def gradients(module: TrainingModule, batch: Any) -> tuple[float, dict[str, torc
     return loss.item(), {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
 
 
-def alike(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float = 1e-6) -> None:
+def alike(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float = 4e-6) -> None:
     assert found.keys() == expected.keys()
     size = torch.stack([g.double().norm() for g in expected.values()]).norm()
     apart = torch.stack([(found[name].double() - expected[name].double()).norm() for name in expected]).norm()
