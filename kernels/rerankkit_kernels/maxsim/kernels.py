@@ -50,7 +50,7 @@ def _load(
 
 @triton.jit
 def _similarities(
-    q, q_row, q_real, q_first, q_second, d, d_row, d_real, stride_d,
+    q, q_row, q_real, q_first, q_second, d, d_row, d_real, stride_d, d_scale,
     DIM: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, STEP: tl.constexpr,
     ALL: tl.constexpr, UPCAST: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
@@ -61,20 +61,24 @@ def _similarities(
             column = start + tl.arange(0, STEP)
             left = _load(q, q_row, q_real, DIM, column, DIM, False, DIM % STEP == 0, UPCAST)
             right = _load(d, d_row, d_real, stride_d, column, DIM, ALL, DIM % STEP == 0, UPCAST)
-            found = tl.dot(left, tl.trans(right), found, input_precision=DOT)
+            found = tl.dot(left, tl.trans(right.to(left.dtype)), found, input_precision=DOT)
     else:
         right = _load(d, d_row, d_real, stride_d, tl.arange(0, FIRST), DIM, ALL, FIRST <= DIM, UPCAST)
-        found = tl.dot(q_first, tl.trans(right), input_precision=DOT)
+        found = tl.dot(q_first, tl.trans(right.to(q_first.dtype)), input_precision=DOT)
         if SECOND > 0:
             column = FIRST + tl.arange(0, SECOND)
             right = _load(d, d_row, d_real, stride_d, column, DIM, ALL, FIRST + SECOND <= DIM, UPCAST)
-            found = tl.dot(q_second, tl.trans(right), found, input_precision=DOT)
+            found = tl.dot(q_second, tl.trans(right.to(q_second.dtype)), found, input_precision=DOT)
+    if d_scale is not None:
+        scale = tl.load(d_scale + d_row) if ALL else tl.load(d_scale + d_row, mask=d_real, other=0.0)
+        found *= scale[None, :]
     return found
 
 
 @triton.jit(do_not_specialize=SIZES)
 def forward(
-    q, d, cu_seqlens, pair_q, pair_d, group, length, lq, stride_d, q_mask, d_mask, scores, places, across, count, tiles,
+    q, d, cu_seqlens, pair_q, pair_d, group, length, lq, stride_d, q_mask, d_mask, d_scale, scores, places, across,
+    count, tiles,
     DIM: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, STEP: tl.constexpr, CROSS: tl.constexpr,
     UPCAST: tl.constexpr, ROWS: tl.constexpr, PADDED_LQ: tl.constexpr, TOKENS: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
@@ -96,6 +100,8 @@ def forward(
     q += tl.cast(query, tl.int64) * lq * DIM
     if d_mask is not None:
         d_mask += start
+    if d_scale is not None:
+        d_scale += start
     slot = tl.arange(0, ROWS) // PADDED_LQ
 
     lane = tl.arange(0, TOKENS)
@@ -117,7 +123,7 @@ def forward(
         which = tl.full((ROWS, TOKENS), -1, tl.int32)  # the tile of the best in this lane
         for tile in range(0, whole):
             found = _similarities(
-                q, row, real, q_first, q_second, d, tile * TOKENS + lane, lane >= 0, stride_d,
+                q, row, real, q_first, q_second, d, tile * TOKENS + lane, lane >= 0, stride_d, d_scale,
                 DIM, FIRST, SECOND, STEP, True, UPCAST, DOT,
             )  # fmt: skip
             if places is not None:
@@ -130,7 +136,7 @@ def forward(
                 inside = inside & (tl.load(d_mask + tile * TOKENS + lane, mask=inside, other=0) != 0)
             some = some | inside.to(tl.int32)
             found = _similarities(
-                q, row, real, q_first, q_second, d, tile * TOKENS + lane, inside, stride_d,
+                q, row, real, q_first, q_second, d, tile * TOKENS + lane, inside, stride_d, d_scale,
                 DIM, FIRST, SECOND, STEP, False, UPCAST, DOT,
             )  # fmt: skip
             found = tl.where(inside[None, :], found, float("-inf"))

@@ -10,7 +10,7 @@ from rerankkit_kernels.maxsim import torch as fallback
 
 DOCUMENTS = "Tensor? cu_seqlens, Tensor? pair_q, Tensor? pair_d, int group"
 LIBRARY.define(
-    f"maxsim_forward(Tensor q, Tensor d, Tensor? q_mask, Tensor? d_mask, {DOCUMENTS}, "
+    f"maxsim_forward(Tensor q, Tensor d, Tensor? d_scale, Tensor? q_mask, Tensor? d_mask, {DOCUMENTS}, "
     "ScalarType? winners, str precision, str backend) -> (Tensor, Tensor)"
 )
 LIBRARY.define(
@@ -44,6 +44,7 @@ LIBRARY.impl("maxsim_backward", _run_backward, "CompositeExplicitAutograd")
 def _forward(
     q: torch.Tensor,
     d: torch.Tensor,
+    d_scale: torch.Tensor | None,
     q_mask: torch.Tensor | None,
     d_mask: torch.Tensor | None,
     cu_seqlens: torch.Tensor | None,
@@ -81,7 +82,11 @@ def _backward(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-    q, d, _, _, cu_seqlens, pair_q, pair_d, ctx.group, _, _, ctx.backend = inputs
+    q, d, d_scale, _, _, cu_seqlens, pair_q, pair_d, ctx.group, _, _, ctx.backend = inputs
+    if d_scale is not None:
+        raise NotImplementedError(
+            "int8 documents have no gradients: score them under torch.no_grad(), or train on floats"
+        )
     ctx.save_for_backward(q, d, output[1], cu_seqlens, pair_q, pair_d)
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)

@@ -16,6 +16,7 @@ DOT = {"highest": "ieee"}
 def forward(
     q: torch.Tensor,
     d: torch.Tensor,
+    d_scale: torch.Tensor | None,
     q_mask: torch.Tensor | None,
     d_mask: torch.Tensor | None,
     cu_seqlens: torch.Tensor | None,
@@ -40,6 +41,7 @@ def forward(
         **_inputs(q, d, cu_seqlens, pair_q, pair_d, group),
         "q_mask": packed(q_mask),
         "d_mask": packed(d_mask),
+        "d_scale": packed(d_scale),
         "scores": scores,
         "places": places if winners else None,
         "across": across,
@@ -143,7 +145,7 @@ def _inputs(
     rows = d.reshape(-1, d.shape[-1])
     if rows.stride(1) != 1:
         rows = rows.contiguous()
-    first, second, step = pieces(d.shape[-1], d.dtype)
+    first, second, step = pieces(d.shape[-1], q.dtype)
     return {
         "q": q.contiguous(),
         "d": rows,
