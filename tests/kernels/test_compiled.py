@@ -79,7 +79,7 @@ def test_int8_documents(capability: int, dtype: torch.dtype, nq: int, lq: int, d
     check([kernel], capability, pointers=3 if dim > 256 else 1)
     (whole,) = compiled(lambda: maxsim(q, rows.to(dtype), backend="triton"), triton, capability)
     # rows come to shared memory as they are, and become floats on the way to the tensor cores
-    assert kernel.shared <= whole.shared
+    assert dim % 16 or kernel.shared < whole.shared
     assert dim % 16 or kernel.has("LDGSTS")
     tensor_cores = [name for name in ("HGMMA", "HMMA") if whole.has(name)]
     assert tensor_cores and all(kernel.has(name) for name in tensor_cores)

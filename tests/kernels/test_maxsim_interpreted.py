@@ -130,6 +130,20 @@ def test_packed_int8_documents(listed: str) -> None:
     assert torch.equal(maxsim_packed(q, strided[0], bounds + 2, d_scale=strided[1], backend="triton", **options), found)
 
 
+def test_documents_may_begin_beyond_32_bits() -> None:
+    """Rows so far apart that the last document begins 2^31 elements after the first; memory in between is untouched."""
+    apart, dim = 1 << 29, 16
+    d = torch.empty(5 * apart + dim, dtype=torch.int8).as_strided((3, 2, dim), (2 * apart, apart, 1))
+    q, scale = torch.randn(2, 3, dim), torch.rand(3, 2)
+    d.copy_(torch.randint(-127, 128, d.shape))
+    near, bounds = d.contiguous(), torch.tensor([0, 2, 4, 6], dtype=torch.int32)
+    wanted = maxsim_reference(q, near, d_scale=scale)
+    torch.testing.assert_close(maxsim(q, d, d_scale=scale, backend="triton"), wanted)
+    flat = d.flatten(0, 1)
+    assert flat.stride(0) == apart
+    torch.testing.assert_close(maxsim_packed(q, flat, bounds, d_scale=scale.flatten(), backend="triton"), wanted)
+
+
 @pytest.mark.parametrize("ld", [64, 70])
 def test_a_scale_that_is_nan_is_seen_unless_masked(ld: int) -> None:
     q, d, q_mask, d_mask = sample("cross", 2, 3, 5, ld, 8, torch.float32)
