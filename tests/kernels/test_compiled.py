@@ -58,6 +58,10 @@ def test_maxsim(capability: int, dtype: torch.dtype, nq: int, lq: int, dim: int)
     assert [kernel.name for kernel in ranking + train] == ["forward", "forward", "backward_q", "backward_d"]
     check(ranking + train, capability)
     forward, kept, _, by_document = ranking + train
+    for kernel, winners in ((forward, False), (kept, True)):
+        rows, _, tokens, (warps, _) = triton.forward_tile(lq, nq, dim, dtype, winners)
+        # the maximum over whole tiles and that over the last one see NaN, which the interpreter cannot show
+        assert kernel.instructions["FMNMX.NAN"] >= 2 * rows * tokens // (32 * warps)
     rows, *_ = triton.forward_tile(lq, nq, dim, dtype, False)
     wanted = "HGMMA" if capability == 90 and rows >= 64 else "HMMA"
     assert forward.has(wanted) and kept.has(wanted)

@@ -92,6 +92,15 @@ def test_queries_of_any_type(layout: str, dtype: torch.dtype, monkeypatch: pytes
     assert apart["default"] < (0.1 if rounds else 5e-5) and apart["rescored"] < (0.3 * apart["default"] + 5e-5)
 
 
+def test_similarities_in_bfloat16_are_scaled_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fallback, "multiplies_bf16", lambda device: True)
+    q, d, *_ = sample("cross", nq=1, lq=4, nd=5, ld=30, dim=64)
+    q, (rows, scale) = q.bfloat16(), quantize(d.float())
+    products = (rows.bfloat16().flatten(0, 1) @ q[0].T).view(5, 30, 4)
+    wanted = (products.float() * scale.unsqueeze(2)).amax(1).sum(1)
+    torch.testing.assert_close(maxsim(q, rows, d_scale=scale)[0], wanted, rtol=0, atol=1e-6)
+
+
 def test_packed_documents_are_rescored_with_their_scales(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fallback, "multiplies_bf16", lambda device: True)
     q, d = sample("cross", dim=128)[0].bfloat16(), ragged([70, 0, 33], 128)[0]
@@ -190,16 +199,16 @@ def test_wrong_arguments_are_refused() -> None:
     q, d, *_ = sample("cross")
     rows, scale = quantize(d)
     for message, documents, given_scale in (
-        ("int8 documents and d_scale go together, as quantize makes them; d is torch.int8", rows, None),
-        ("int8 documents and d_scale go together, as quantize makes them; d is torch.float64", d, scale),
-        (r"d_scale must be \(4, 7\) floats, not \(4, 6\) torch.float64", rows, scale[:, :6]),
-        (r"d_scale must be \(4, 7\) floats, not \(4, 7\) torch.int64", rows, scale.long()),
+        ("floats, not torch.float64 and torch.int8; int8 documents need d_scale, as quantize makes both", rows, None),
+        ("with d_scale, d must be int8 and q floats, not torch.float64 and torch.float64", d, scale),
+        (r"d_scale must be floats \(4, 7\), as d is, not torch.float64 \(4, 6\)", rows, scale[:, :6]),
+        (r"d_scale must be floats \(4, 7\), as d is, not torch.int64 \(4, 7\)", rows, scale.long()),
     ):
         with pytest.raises(ValueError, match=message):
             maxsim(q, documents, d_scale=given_scale)
-    with pytest.raises(ValueError, match="q and d must be floats, not torch.int8 and torch.int8"):
+    with pytest.raises(ValueError, match="d must be int8 and q floats, not torch.int8 and torch.int8"):
         maxsim(q.to(torch.int8), rows, d_scale=scale)
-    with pytest.raises(ValueError, match="int8 documents and d_scale go together"):
+    with pytest.raises(ValueError, match="int8 documents need d_scale"):
         maxsim_packed(q, rows.flatten(0, 1), torch.tensor([0, 28]))
 
 

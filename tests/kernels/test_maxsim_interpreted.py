@@ -89,16 +89,18 @@ def test_packed(listed: str, index: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("ld", [128, 150])  # equals in the same lane of another tile, and in another lane
-def test_winners_are_those_of_the_fallback_and_the_first_of_equals(ld: int) -> None:
+@pytest.mark.parametrize("masked", [False, True])
+def test_winners_are_those_of_the_fallback_and_the_first_of_equals(ld: int, masked: bool) -> None:
     q, d, q_mask, d_mask = sample("cross", 5, 4, 20, ld, 16, torch.float32)
     d = d.repeat(1, 2, 1)  # every token twice
-    masks = q_mask, d_mask.repeat(1, 2)
+    masks = (q_mask, d_mask.repeat(1, 2)) if masked else (None, None)
     kept = {}
     for backend in ("torch", "triton"):
         arguments = (q, d, None, *masks, None, None, None, 0, torch.int16, "default", backend)
         kept[backend] = torch.ops.rerankkit.maxsim_forward(*arguments)[1]
     assert kept["triton"].dtype == torch.int16 and torch.equal(kept["triton"], kept["torch"])
-    assert (kept["torch"][1:] >= 0).any() and (kept["torch"] < ld).all() and (kept["torch"][0] == -1).all()
+    assert (kept["torch"][1:] >= 0).any() and (kept["torch"] < ld).all()
+    assert (kept["torch"][0] == -1).all() == masked
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

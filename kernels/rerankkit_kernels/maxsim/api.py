@@ -173,9 +173,9 @@ def _scores(
     if q_mask is not None and q_mask.dtype != torch.bool:
         q_mask = q_mask.bool()
     training = torch.is_grad_enabled() and (q.requires_grad or d.requires_grad)
-    winners = (torch.int16 if longest <= INT16 else torch.int32) if training else None
+    winner_type = (torch.int16 if longest <= INT16 else torch.int32) if training else None
     forward = run_forward if nobody_watches(q, d, d_scale) else torch.ops.rerankkit.maxsim_forward
-    return forward(q, d, d_scale, q_mask, d_mask, cu_seqlens, pair_q, pair_d, group, winners, precision, backend)[0]
+    return forward(q, d, d_scale, q_mask, d_mask, cu_seqlens, pair_q, pair_d, group, winner_type, precision, backend)[0]
 
 
 def _unpacked(q: torch.Tensor, cu_seqlens: torch.Tensor, longest: int | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -199,16 +199,20 @@ def _check(
         raise ValueError(f"q must be [Nq, Lq, dim], not {tuple(q.shape)}")
     if q.shape[-1] != d.shape[-1]:
         raise ValueError(f"q has dim {q.shape[-1]}, d has {d.shape[-1]}")
-    if (d.dtype == torch.int8) != (d_scale is not None):
-        raise ValueError(f"int8 documents and d_scale go together, as quantize makes them; d is {d.dtype}")
-    if not q.is_floating_point() or (d_scale is None and not d.is_floating_point()):
-        raise ValueError(f"q and d must be floats, not {q.dtype} and {d.dtype}")
-    if d_scale is not None and (d_scale.shape != d.shape[:-1] or not d_scale.is_floating_point()):
-        raise ValueError(f"d_scale must be {tuple(d.shape[:-1])} floats, not {tuple(d_scale.shape)} {d_scale.dtype}")
+    if d_scale is not None:
+        if d.dtype != torch.int8 or not q.is_floating_point():
+            raise ValueError(f"with d_scale, d must be int8 and q floats, not {d.dtype} and {q.dtype}")
+        if d_scale.shape != d.shape[:-1] or not d_scale.is_floating_point():
+            wanted, given = tuple(d.shape[:-1]), tuple(d_scale.shape)
+            raise ValueError(f"d_scale must be floats {wanted}, as d is, not {d_scale.dtype} {given}")
+    elif not (q.is_floating_point() and d.is_floating_point()):
+        how = "; int8 documents need d_scale, as quantize makes both" if d.dtype == torch.int8 else ""
+        raise ValueError(f"q and d must be floats, not {q.dtype} and {d.dtype}{how}")
     if q_mask is not None and q_mask.shape != q.shape[:-1]:
         raise ValueError(f"q_mask must be {tuple(q.shape[:-1])}, as q is, not {tuple(q_mask.shape)}")
-    if any(mask is not None and mask.is_floating_point() for mask in (q_mask, d_mask)):
-        raise ValueError("a mask is True or 1 on the tokens that count; one of floats could mean the opposite")
+    for mask in (q_mask, d_mask):
+        if mask is not None and mask.is_floating_point():
+            raise ValueError("a mask is True or 1 on the tokens that count; one of floats could mean the opposite")
     if empty not in ("zero", "-inf"):
         raise ValueError(f"empty {empty!r} is neither 'zero' nor '-inf'")
     if precision not in PRECISIONS:

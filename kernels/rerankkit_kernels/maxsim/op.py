@@ -11,7 +11,7 @@ from rerankkit_kernels.maxsim import torch as fallback
 DOCUMENTS = "Tensor? cu_seqlens, Tensor? pair_q, Tensor? pair_d, int group"
 LIBRARY.define(
     f"maxsim_forward(Tensor q, Tensor d, Tensor? d_scale, Tensor? q_mask, Tensor? d_mask, {DOCUMENTS}, "
-    "ScalarType? winners, str precision, str backend) -> (Tensor, Tensor)"
+    "ScalarType? winner_type, str precision, str backend) -> (Tensor, Tensor)"
 )
 LIBRARY.define(
     f"maxsim_backward(Tensor grad, Tensor q, Tensor d, Tensor winners, {DOCUMENTS}, "
@@ -51,7 +51,7 @@ def _forward(
     pair_q: torch.Tensor | None,
     pair_d: torch.Tensor | None,
     group: int,
-    winners: torch.dtype | None,
+    winner_type: torch.dtype | None,
     precision: str,
     backend: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,8 +60,8 @@ def _forward(
     else:
         across, count = 1 if group else len(q), len(d) if cu_seqlens is None else len(cu_seqlens) - 1
     scores = q.new_empty(across, count, dtype=torch.promote_types(q.dtype, torch.float32))
-    places = (count, across, q.shape[1]) if winners else (0,)
-    return scores, q.new_empty(places, dtype=winners or torch.int32)
+    kept = (count, across, q.shape[1]) if winner_type else (0,)
+    return scores, q.new_empty(kept, dtype=winner_type or torch.int32)
 
 
 @torch.library.register_fake("rerankkit::maxsim_backward", lib=LIBRARY)

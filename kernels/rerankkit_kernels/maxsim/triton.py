@@ -23,7 +23,7 @@ def forward(
     pair_q: torch.Tensor | None,
     pair_d: torch.Tensor | None,
     group: int,
-    winners: torch.dtype | None,
+    winner_type: torch.dtype | None,
     precision: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As in `torch.py`."""
@@ -32,10 +32,10 @@ def forward(
     count = documents if pair_q is None else len(pair_q)
     across = 1 if group or pair_q is not None else nq
     scores = q.new_empty(across, count, dtype=torch.float32)
-    places = q.new_empty((count, across, lq) if winners else (0,), dtype=winners or torch.int32)
+    winners = q.new_empty((count, across, lq) if winner_type else (0,), dtype=winner_type or torch.int32)
     if not scores.numel() or not lq or not d.numel():
-        return scores.zero_(), places.fill_(-1)
-    rows, queries, tokens, config = forward_tile(lq, across, dim, q.dtype, winners is not None)
+        return scores.zero_(), winners.fill_(-1)
+    rows, queries, tokens, config = forward_tile(lq, across, dim, q.dtype, winner_type is not None)
     tiles = triton.cdiv(across, queries)
     arguments = {
         **_inputs(q, d, cu_seqlens, pair_q, pair_d, group),
@@ -43,7 +43,7 @@ def forward(
         "d_mask": packed(d_mask),
         "d_scale": packed(d_scale),
         "scores": scores,
-        "places": places if winners else None,
+        "winners": winners if winner_type else None,
         "across": across,
         "count": count,
         "tiles": tiles,
@@ -53,7 +53,7 @@ def forward(
         "DOT": DOT.get(precision, "tf32x3"),
     }
     launch(kernels.forward, (tiles * count,), arguments, *config)
-    return scores, places
+    return scores, winners
 
 
 def backward(
