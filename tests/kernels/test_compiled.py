@@ -63,6 +63,7 @@ def test_maxsim(capability: int, dtype: torch.dtype, nq: int, lq: int, dim: int)
         # the maximum over whole tiles and that over the last one see NaN, which the interpreter cannot show
         assert kernel.instructions["FMNMX.NAN"] >= 2 * rows * tokens // (32 * warps)
     rows, *_ = triton.forward_tile(lq, nq, dim, dtype, False)
+    assert rows >= 64 or nq == 1  # short queries share a program
     wanted = "HGMMA" if capability == 90 and rows >= 64 else "HMMA"
     assert forward.has(wanted) and kept.has(wanted)
     assert by_document.has("HGMMA" if capability == 90 else "HMMA")
