@@ -186,7 +186,7 @@ class Product:
         self.q, self.wide = q, torch.promote_types(q.dtype, torch.float32)
         fast = q.dtype == torch.bfloat16 and precision != "highest" and multiplies_bf16(q.device.type)
         self.dtype = q.dtype if fast else self.wide
-        self.converted = 0 if given == self.dtype else q.shape[2]  # elements of a row
+        self.converted = 0 if given == self.dtype else q.shape[2]  # elements of a row that becomes another type
         self.columns = q.to(self.dtype).transpose(1, 2).contiguous()  # [Nq, dim, Lq]
         self.elements = (CPU_ELEMENTS if q.device.type == "cpu" else GPU_ELEMENTS) // (2 if small else 1)
         self._buffers: dict[str, torch.Tensor] = {}
