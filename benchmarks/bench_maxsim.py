@@ -1,7 +1,8 @@
 """How fast is MaxSim on a CPU, against maxsim-cpu and a plain einsum, and how much memory does a training step take?
 
 All ways see the same tensors, of unit-length tokens, and their scores are compared with float64 before any time is
-believed. In bfloat16 the scores are those of rounded tokens; the table says how far they are from the exact ones.
+believed. In bfloat16 and int8 the scores are those of rounded tokens; the table says how far they are from the exact
+ones.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from measuring import SMALL, PeakMemory, in_a_process, interleaved, print_table
-from rerankkit_kernels import maxsim, maxsim_packed, pack
+from rerankkit_kernels import maxsim, maxsim_packed, pack, quantize
 from rerankkit_kernels.backend import multiplies_bf16
 from rerankkit_kernels.maxsim.reference import maxsim_reference
 
@@ -35,12 +36,15 @@ def test_padded_documents(benchmark: Any) -> None:
     torch.manual_seed(0)
     q, d = tokens(1, LQ), tokens(DOCUMENTS, LD)
     low_q, low_d = q.bfloat16(), d.bfloat16()
+    rows, scale = quantize(d)
     ways: Ways = {
         "einsum, max, sum": partial(plain, q, d),
         "rerankkit, fp32": partial(maxsim, q, d),
         "rerankkit, bf16": partial(maxsim, low_q, low_d),
         "rerankkit, bf16, winners rescored": partial(maxsim, low_q, low_d, precision="rescored"),
         "rerankkit, bf16, the best 100 again in fp32": partial(best_again, q, d, low_q, low_d),
+        "rerankkit, int8": partial(maxsim, q, rows, d_scale=scale),
+        "rerankkit, int8, queries in bf16": partial(maxsim, low_q, rows, d_scale=scale),
     }
     if maxsim_cpu := anchor():
         ways = {"maxsim-cpu": partial(maxsim_cpu.maxsim_scores, q[0].numpy(), d.numpy())} | ways
@@ -145,7 +149,8 @@ def compare(benchmark: Any, title: str, ways: Ways, exact: torch.Tensor) -> dict
     def check(results: dict[str, Any]) -> None:
         for way, scores in results.items():
             apart[way] = (torch.as_tensor(scores).double().view(-1) - exact).abs().max().item()
-            assert apart[way] < (0.1 if "bf16" in way else 1e-4), f"{way}: a score is {apart[way]:.2g} off"
+            rounded = "bf16" in way or "int8" in way
+            assert apart[way] < (0.1 if rounded else 1e-4), f"{way}: a score is {apart[way]:.2g} off"
 
     with torch.inference_mode():
         seconds = interleaved(benchmark, ways, ROUNDS, check)

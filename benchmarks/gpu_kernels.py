@@ -29,7 +29,7 @@ import torch
 
 path[:0] = [str(Path(__file__).parents[1] / "kernels")]
 
-from rerankkit_kernels import maxsim, maxsim_packed, pair_score, sequence_logprob  # noqa: E402
+from rerankkit_kernels import maxsim, maxsim_packed, pair_score, quantize, sequence_logprob  # noqa: E402
 from rerankkit_kernels.logprob.reference import sequence_logprob_reference  # noqa: E402
 from rerankkit_kernels.maxsim.reference import maxsim_packed_reference, maxsim_reference  # noqa: E402
 from rerankkit_kernels.pair_score.reference import pair_score_reference  # noqa: E402
@@ -73,6 +73,7 @@ def check() -> list[list[str]]:
             leaves = tokens(nq, lq, dim, dtype=dtype), tokens(*shape, dim, dtype=dtype)
             title = f"maxsim, {layout}{', masks' if masked else ''}"
             rows.append(errors(title, maxsim, maxsim_reference, options, *leaves))
+            rows.append(errors_of_int8(title, options, *leaves))
         lengths = torch.randint(0, ld, (nd,))
         bounds = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)]).to(device())
         leaves = tokens(nq, lq, dim, dtype=dtype), tokens(int(bounds[-1]), dim, dtype=dtype)
@@ -113,6 +114,18 @@ def errors(
     assert apart < (0.05 if low else 5e-3), f"{title}, {dtype}: a gradient is {apart:.2g} of the largest off"
     assert same or "pair_score" in title, f"{title}, {dtype}: two runs have other gradients"
     return [title, str(dtype).removeprefix("torch."), f"{score:.1e}", f"{apart:.1e}", "yes" if same else "no"]
+
+
+def errors_of_int8(title: str, options: dict[str, Any], q: torch.Tensor, d: torch.Tensor) -> list[str]:
+    """Against float64 of the same int8 documents, which have no gradients."""
+    documents, scale = quantize(d.detach())
+    with torch.no_grad():
+        found, again = (maxsim(q, documents, d_scale=scale, backend="triton", **options) for _ in range(2))
+        wanted = maxsim_reference(q.double(), documents, d_scale=scale.double(), **options)
+    score, same = (found.double() - wanted).abs().max().item(), torch.equal(found, again)
+    assert score < 2e-3, f"{title}, int8 and {q.dtype}: a score is {score:.2g} off"
+    assert same, f"{title}, int8 and {q.dtype}: two runs have other scores"
+    return [title, f"int8, queries {str(q.dtype).removeprefix('torch.')}", f"{score:.1e}", "", "yes"]
 
 
 def beyond_32_bits() -> list[str]:
@@ -197,6 +210,12 @@ def time_maxsim(limit: Limit) -> list[list[str]]:
         for name, way in ways.items():
             with torch.inference_mode():
                 rows.append(line(f"{nq} x {nd}, {lq} x {ld}, {dim}", name, "forward", way, inputs, best))
+        if nq == 1:
+            int8 = [(q, *quantize(d)) for q, d in inputs]
+            small = limit.seconds(nd * ld * (dim + 4), 2 * nd * lq * ld * dim)
+            way = lambda q, d, scale: maxsim(q, d, d_scale=scale, backend="triton")  # noqa: E731
+            with torch.inference_mode():
+                rows.append(line(f"1 x {nd}, {lq} x {ld}, {dim}", "rerankkit, int8", "forward", way, int8, small))
         if nq > 1:
             for name, way in ways.items():
                 rows.append(line(f"{nq} x {nd}, {lq} x {ld}, {dim}", name, "both", both(way), inputs, 5 * best))

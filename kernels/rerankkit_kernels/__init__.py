@@ -5,7 +5,7 @@ Each op is a folder. `reference.py` defines it in plain PyTorch that also runs i
 """
 
 from rerankkit_kernels.logprob import sequence_logprob, token_logprob
-from rerankkit_kernels.maxsim import maxsim, maxsim_packed, pack
+from rerankkit_kernels.maxsim import maxsim, maxsim_packed, pack, quantize
 from rerankkit_kernels.pair_score import pair_score
 
-__all__ = ["maxsim", "maxsim_packed", "pack", "pair_score", "sequence_logprob", "token_logprob"]
+__all__ = ["maxsim", "maxsim_packed", "pack", "pair_score", "quantize", "sequence_logprob", "token_logprob"]

@@ -65,4 +65,6 @@ def multiplies_bf16(device: str) -> bool:
 
 
 def steps(total: int, step: int) -> Iterator[slice]:
-    yield from (slice(first, min(first + max(1, step), total)) for first in range(0, total, max(1, step)))
+    step = max(1, step)
+    for first in range(0, total, step):
+        yield slice(first, min(first + step, total))

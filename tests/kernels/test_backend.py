@@ -150,4 +150,4 @@ def test_what_the_readme_shows() -> None:
         if shape := re.search(r"# (\[[\d, ]+\])", line):
             assert list(eval(line, names).shape) == json.loads(shape[1]), line
             checked += 1
-    assert checked == 7
+    assert checked == 8

@@ -15,10 +15,10 @@ pytestmark = [pytest.mark.compiled, pytest.mark.skipif(find_spec("triton") is No
 HALF, SINGLE = torch.bfloat16, torch.float32
 
 
-def check(kernels: list[Compiled], capability: int) -> None:
+def check(kernels: list[Compiled], capability: int, pointers: int = 1) -> None:
     for kernel in kernels:
         # eight bytes are a pointer that ptxas puts aside for a better occupancy, outside of the loops
-        assert kernel.stack <= 8 and kernel.local == 0, f"{kernel.name} spills: {kernel}"
+        assert kernel.stack <= 8 * pointers and kernel.local == 0, f"{kernel.name} spills: {kernel}"
         assert 0 < kernel.registers <= 255
         assert kernel.shared <= SHARED[capability]
 
@@ -58,12 +58,37 @@ def test_maxsim(capability: int, dtype: torch.dtype, nq: int, lq: int, dim: int)
     assert [kernel.name for kernel in ranking + train] == ["forward", "forward", "backward_q", "backward_d"]
     check(ranking + train, capability)
     forward, kept, _, by_document = ranking + train
+    for kernel, winners in ((forward, False), (kept, True)):
+        rows, _, tokens, (warps, _) = triton.forward_tile(lq, nq, dim, dtype, winners)
+        # the maximum over whole tiles and that over the last one see NaN, which the interpreter cannot show
+        assert kernel.instructions["FMNMX.NAN"] >= 2 * rows * tokens // (32 * warps)
     rows, *_ = triton.forward_tile(lq, nq, dim, dtype, False)
+    assert rows >= 64 or nq == 1  # short queries share a program
     wanted = "HGMMA" if capability == 90 and rows >= 64 else "HMMA"
     assert forward.has(wanted) and kept.has(wanted)
     assert by_document.has("HGMMA" if capability == 90 else "HMMA")
     # documents are copied to shared memory without passing through registers, where rows are long enough for it
     assert dim * dtype.itemsize % 16 or (forward.has("LDGSTS") and kept.has("LDGSTS"))
+
+
+@pytest.mark.parametrize(("capability", "dtype", "nq", "lq", "dim"), SHAPES[::2])
+def test_int8_documents(capability: int, dtype: torch.dtype, nq: int, lq: int, dim: int) -> None:
+    from rerankkit_kernels.maxsim import triton
+
+    q, rows, scale = (
+        torch.zeros(nq, lq, dim, dtype=dtype),
+        torch.zeros(2, 300, dim, dtype=torch.int8),
+        torch.ones(2, 300),
+    )
+    (kernel,) = compiled(lambda: maxsim(q, rows, d_scale=scale, backend="triton"), triton, capability)
+    check([kernel], capability, pointers=3 if dim > 256 else 1)
+    (whole,) = compiled(lambda: maxsim(q, rows.to(dtype), backend="triton"), triton, capability)
+    # rows come to shared memory as they are, and become floats on the way to the tensor cores
+    assert dim % 16 or kernel.shared < whole.shared
+    assert dim % 16 or kernel.has("LDGSTS")
+    tensor_cores = [name for name in ("HGMMA", "HMMA") if whole.has(name)]
+    assert tensor_cores and all(kernel.has(name) for name in tensor_cores)
+    assert not kernel.has("IMMA") and not kernel.has("IGMMA")
 
 
 @pytest.mark.parametrize(
@@ -93,12 +118,11 @@ def test_maxsim_packed(listed: str, capability: int) -> None:
     if listed == "pairs":
         pairs["pair_d"] = torch.zeros(2, dtype=torch.int32)
     bounds = torch.tensor([0, 100, 300], dtype=torch.int32)
-    call = training(
-        lambda q, d: maxsim_packed(q, d, bounds, backend="triton", **pairs),
-        torch.zeros(4, 32, 128, dtype=HALF),
-        torch.zeros(300, 128, dtype=HALF),
-    )
-    check(compiled(call, triton, capability), capability)
+    q, d = torch.zeros(4, 32, 128, dtype=HALF), torch.zeros(300, 128, dtype=HALF)
+    int8 = {"d_scale": torch.ones(300), "backend": "triton", **pairs}
+    ranking = compiled(lambda: maxsim_packed(q, d.to(torch.int8), bounds, **int8), triton, capability)
+    call = training(lambda q, d: maxsim_packed(q, d, bounds, backend="triton", **pairs), q, d)
+    check(ranking + compiled(call, triton, capability), capability)
 
 
 def test_highest_precision_is_no_tensor_core() -> None:

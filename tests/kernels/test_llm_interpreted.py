@@ -41,7 +41,7 @@ def exact(rest: dict[str, Any]) -> dict[str, Any]:
 def test_pair_score(mode: str, options: Any, normed: bool, width: int) -> None:
     for dtype in DTYPES:
         hidden, weight, rest = sample(options, dtype, width)
-        rest["norm"] = torch.rand(width).to(dtype) if normed else None
+        rest |= {"norm": torch.rand(width).to(dtype), "norm_eps": 0.3} if normed else {}
         positions = torch.tensor([3, 0, 2])
         arguments = {"positions": positions, "mode": mode, **rest}
         found = pair_score(hidden, weight, 3, 7, backend="triton", **arguments)

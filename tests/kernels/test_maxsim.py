@@ -8,39 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from maxsim_samples import LAYOUTS, naive, ragged, sample
 from rerankkit_kernels import maxsim, maxsim_packed, pack
 from rerankkit_kernels.maxsim import torch as fallback
 from rerankkit_kernels.maxsim.api import INT16
 from rerankkit_kernels.maxsim.reference import maxsim_packed_reference, maxsim_reference
 
-LAYOUTS = ["cross", "grouped", "pairs"]
 DIMS = [1, 3, 48, 96, 128]
-
-
-def sample(layout: str, nq: int = 3, nd: int = 4, lq: int = 5, ld: int = 7, dim: int = 8, seed: int = 0) -> Any:
-    """q, d and masks of any pattern, float64; tokens of unit length, as ColBERT's are."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = {"cross": (nd, ld), "grouped": (nq, nd, ld), "pairs": (nq, ld)}[layout]
-    q = torch.randn(nq, lq, dim, generator=generator, dtype=torch.float64)
-    d = torch.randn(*shape, dim, generator=generator, dtype=torch.float64)
-    q_mask = torch.rand(nq, lq, generator=generator) > 0.2
-    d_mask = torch.rand(shape, generator=generator) > 0.4
-    return torch.nn.functional.normalize(q, dim=-1), torch.nn.functional.normalize(d, dim=-1), q_mask, d_mask
-
-
-def naive(q: Any, d: Any, q_mask: Any = None, d_mask: Any = None) -> float:
-    """One pair, in plain Python."""
-    kept = [t for t in range(len(d)) if d_mask is None or d_mask[t]]
-    if not kept:
-        return 0.0
-    rows = [s for s in range(len(q)) if q_mask is None or q_mask[s]]
-    return sum(max(sum(a * b for a, b in zip(q[s].tolist(), d[t].tolist(), strict=True)) for t in kept) for s in rows)
-
-
-def ragged(lengths: list[int], dim: int = 8, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    d = torch.randn(sum(lengths), dim, generator=generator, dtype=torch.float64)
-    return d, torch.tensor([0, *lengths]).cumsum(0)
 
 
 def test_the_definition_is_the_sentence_in_the_paper() -> None:

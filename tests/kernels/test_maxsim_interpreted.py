@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from maxsim_samples import ragged, steps_of
 from rerankkit_kernels import maxsim, maxsim_packed
 from rerankkit_kernels.maxsim.reference import maxsim_packed_reference, maxsim_reference
 
@@ -88,16 +89,75 @@ def test_packed(listed: str, index: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("ld", [128, 150])  # equals in the same lane of another tile, and in another lane
-def test_winners_are_those_of_the_fallback_and_the_first_of_equals(ld: int) -> None:
+@pytest.mark.parametrize("masked", [False, True])
+def test_winners_are_those_of_the_fallback_and_the_first_of_equals(ld: int, masked: bool) -> None:
     q, d, q_mask, d_mask = sample("cross", 5, 4, 20, ld, 16, torch.float32)
     d = d.repeat(1, 2, 1)  # every token twice
-    masks = q_mask, d_mask.repeat(1, 2)
+    masks = (q_mask, d_mask.repeat(1, 2)) if masked else (None, None)
     kept = {}
     for backend in ("torch", "triton"):
-        arguments = (q, d, *masks, None, None, None, 0, torch.int16, "default", backend)
+        arguments = (q, d, None, *masks, None, None, None, 0, torch.int16, "default", backend)
         kept[backend] = torch.ops.rerankkit.maxsim_forward(*arguments)[1]
     assert kept["triton"].dtype == torch.int16 and torch.equal(kept["triton"], kept["torch"])
-    assert (kept["torch"][1:] >= 0).any() and (kept["torch"] < ld).all() and (kept["torch"][0] == -1).all()
+    assert (kept["torch"][1:] >= 0).any() and (kept["torch"] < ld).all()
+    assert (kept["torch"][0] == -1).all() == masked
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["cross", "grouped", "pairs"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_int8_documents(layout: str, masked: bool, dtype: torch.dtype) -> None:
+    for nq, lq, ld, dim in ((3, 9, 70, 24), (1, 20, 130, 300), (5, 32, 128, 96)):
+        q, d, *masks = sample(layout, nq, 2, lq, ld, dim, dtype)
+        rows, scale = steps_of(d.float())
+        if not masked:
+            masks = [None, None]
+        found = maxsim(q, rows, *masks, d_scale=scale, layout=layout, backend="triton")
+        wanted = maxsim_reference(q.double(), rows, *masks, d_scale=scale.double(), layout=layout)
+        torch.testing.assert_close(found.double(), wanted, rtol=0, atol=2e-5 * lq)
+
+
+@pytest.mark.parametrize("listed", ["cross", "own", "pairs"])
+def test_packed_int8_documents(listed: str) -> None:
+    q = sample("cross", 3, 1, 6, 1, 16, torch.float32)[0]
+    d, bounds = ragged([4, 0, 130, 64, 1], 16)
+    rows, scale = (torch.cat([one[:2], one, one[:1]]) for one in steps_of(d.float()))
+    pair_q = {"cross": None, "own": torch.tensor([0, 2, 1, 1, 0]), "pairs": torch.tensor([0, 1, 1, 2, 2, 0, 0])}[listed]
+    pair_d = torch.tensor([2, 2, 4, 1, 0, 2, 2]) if listed == "pairs" else None
+    options = {"pair_q": pair_q, "pair_d": pair_d}
+    found = maxsim_packed(q, rows, bounds + 2, d_scale=scale, backend="triton", **options)
+    wanted = maxsim_packed_reference(q, rows, bounds + 2, d_scale=scale, **options)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+    strided = rows.repeat_interleave(2, 1)[:, ::2], scale.repeat_interleave(2)[::2]
+    assert torch.equal(maxsim_packed(q, strided[0], bounds + 2, d_scale=strided[1], backend="triton", **options), found)
+
+
+def test_documents_may_begin_beyond_32_bits() -> None:
+    """Rows so far apart that the last document begins 2^31 elements after the first; memory in between is untouched."""
+    apart, dim = 1 << 29, 16
+    d = torch.empty(5 * apart + dim, dtype=torch.int8).as_strided((3, 2, dim), (2 * apart, apart, 1))
+    q, scale = torch.randn(2, 3, dim), torch.rand(3, 2)
+    d.copy_(torch.randint(-127, 128, d.shape))
+    near, bounds = d.contiguous(), torch.tensor([0, 2, 4, 6], dtype=torch.int32)
+    wanted = maxsim_reference(q, near, d_scale=scale)
+    torch.testing.assert_close(maxsim(q, d, d_scale=scale, backend="triton"), wanted)
+    flat = d.flatten(0, 1)
+    assert flat.stride(0) == apart
+    torch.testing.assert_close(maxsim_packed(q, flat, bounds, d_scale=scale.flatten(), backend="triton"), wanted)
+
+
+@pytest.mark.parametrize("ld", [64, 70])
+def test_a_scale_that_is_nan_is_seen_unless_masked(ld: int) -> None:
+    q, d, q_mask, d_mask = sample("cross", 2, 3, 5, ld, 8, torch.float32)
+    rows, scale = steps_of(d)
+    clean = maxsim(q, rows, q_mask, d_mask, d_scale=scale, backend="triton")
+    soiled = scale.masked_fill(~d_mask, float("nan"))
+    assert torch.equal(maxsim(q, rows, q_mask, d_mask, d_scale=soiled, backend="triton"), clean)
+    for token in (0, ld - 1):
+        soiled = scale.clone()
+        soiled[1, token] = float("nan")
+        scores = maxsim(q, rows, d_scale=soiled, backend="triton")
+        assert scores[:, 1].isnan().all() and scores[:, [0, 2]].isfinite().all()
 
 
 def test_nothing_is_clamped_at_zero() -> None:

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rerankkit_kernels import pair_score
+from rerankkit_kernels.pair_score import torch as fallback
 from rerankkit_kernels.pair_score.reference import pair_score_reference
 
 MODES = ["diff", "yes", "pair_logprob", "prob"]
@@ -207,6 +208,31 @@ def test_frozen_inputs_cost_no_gradient() -> None:
     with Watch():
         pair_score(yes_id=3, no_id=7, **arguments).sum().backward()
     assert arguments["hidden"].grad.shape in made and arguments["weight"].shape not in made
+
+
+@pytest.mark.parametrize(
+    ("mode", "softcap", "products"), [("diff", None, 1), ("yes", None, 1), ("prob", None, 2), ("diff", 3.0, 2)]
+)
+def test_a_gradient_that_is_the_same_for_all_logits_computes_none(mode: str, softcap: Any, products: int) -> None:
+    arguments = sample(SHAPES[0])
+    made: list[str] = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made.append(func.name())
+            return func(*args, **(kwargs or {}))
+
+    inputs = (arguments["hidden"], arguments["positions"], arguments["weight"], None, None)
+    with Watch():
+        fallback.backward(torch.ones(4), *inputs, 3, 7, 0.0, 1.0, softcap, mode, [True, False, False, False])
+    assert made.count("aten::mm") == products
+
+
+def test_a_packed_token_that_answers_twice_has_both_gradients() -> None:
+    hidden, weight = torch.randn(6, 16, requires_grad=True), torch.randn(VOCABULARY, 16)
+    pair_score(hidden, weight, 3, 7, positions=torch.tensor([4, 1, 4])).backward(torch.tensor([1.0, 2.0, 4.0]))
+    wanted = torch.tensor([0.0, 2.0, 0.0, 0.0, 5.0, 0.0]).unsqueeze(1) * (weight[3] - weight[7])
+    torch.testing.assert_close(hidden.grad, wanted)
 
 
 def test_a_sequence_without_tokens_has_no_answer() -> None:

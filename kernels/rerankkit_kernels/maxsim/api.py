@@ -18,6 +18,7 @@ def maxsim(
     q_mask: torch.Tensor | None = None,
     d_mask: torch.Tensor | None = None,
     *,
+    d_scale: torch.Tensor | None = None,
     layout: str = "auto",
     empty: str = "zero",
     precision: str = "default",
@@ -30,6 +31,8 @@ def maxsim(
         d: cross [Nd, Ld, dim] · grouped [Nq, K, Ld, dim] · pairs [Nq, Ld, dim]
         q_mask: True on the tokens that count, in any pattern. [Nq, Lq]
         d_mask: The same for `d`, of its shape without dim.
+        d_scale: What each token of an int8 `d` is multiplied by; `quantize` makes both. There are no gradients then.
+            `d` without dim
         layout: "cross" every query with every document · "grouped" each query with its own documents · "pairs" query
             b with document b · "auto" grouped where `d` has four axes, otherwise cross.
         empty: Score of a document without tokens: "zero", or "-inf", which ranks it last.
@@ -44,7 +47,7 @@ def maxsim(
         layout = "grouped" if d.ndim == 4 else "cross"
     if layout not in LAYOUTS:
         raise ValueError(f"layout {layout!r} is none of {', '.join(LAYOUTS)}")
-    _check(q, d, q_mask, d_mask, empty, precision)
+    _check(q, d, d_scale, q_mask, d_mask, empty, precision)
     if d.ndim != (4 if layout == "grouped" else 3):
         axes = "[Nq, K, Ld, dim]" if layout == "grouped" else "[documents, Ld, dim]"
         raise ValueError(f"with layout {layout!r}, d must be {axes}, not {tuple(d.shape)}")
@@ -55,6 +58,7 @@ def maxsim(
     group, shape, length = 0, d.shape[:-2], d.shape[-2]
     if layout == "grouped":
         group, d = d.shape[1], d.flatten(0, 1)
+        d_scale = None if d_scale is None else d_scale.flatten(0, 1)
         d_mask = None if d_mask is None else d_mask.flatten(0, 1)
         if not group:
             return q.new_zeros(shape, dtype=torch.promote_types(q.dtype, torch.float32))
@@ -62,7 +66,7 @@ def maxsim(
         group = 1
     if d_mask is not None and d_mask.dtype != torch.bool:
         d_mask = d_mask.bool()
-    scores = _scores(q, d, q_mask, d_mask, None, None, None, group, length, precision, backend)
+    scores = _scores(q, d, d_scale, q_mask, d_mask, None, None, None, group, length, precision, backend)
     if empty == "-inf":
         none = q.new_full((len(d),), not length, dtype=torch.bool) if d_mask is None else ~d_mask.any(1)
         scores = scores.masked_fill(none, -torch.inf)
@@ -74,6 +78,7 @@ def maxsim_packed(
     d: torch.Tensor,
     cu_seqlens_d: torch.Tensor,
     *,
+    d_scale: torch.Tensor | None = None,
     q_mask: torch.Tensor | None = None,
     cu_seqlens_q: torch.Tensor | None = None,
     pair_q: torch.Tensor | None = None,
@@ -90,6 +95,7 @@ def maxsim_packed(
         q: [Nq, Lq, dim], or with `cu_seqlens_q` [tokens, dim].
         d: [tokens, dim]
         cu_seqlens_d: Where documents begin, and the end of the last. [Nd + 1], int32 or int64
+        d_scale: What each token of an int8 `d` is multiplied by, as in `maxsim`. [tokens]
         cu_seqlens_q: The same for queries.
         pair_q: The query of each pair. Without it every query is scored with every document. [P]
         pair_d: The document of each pair; without it, pair p is about document p. [P]
@@ -105,14 +111,14 @@ def maxsim_packed(
         if q.ndim != 2 or q_mask is not None:
             raise ValueError("with cu_seqlens_q, q must be [tokens, dim], and there is no q_mask")
         q, q_mask = _unpacked(q, cu_seqlens_q, max_seqlen_q)
-    _check(q, d, q_mask, None, empty, precision)
+    _check(q, d, d_scale, q_mask, None, empty, precision)
     if pair_q is None and pair_d is not None:
         raise ValueError("pair_d needs pair_q")
     pairs = len(cu_seqlens_d) - 1 if pair_d is None else len(pair_d)
     if pair_q is not None and len(pair_q) != pairs:
         raise ValueError(f"pair_q has {len(pair_q)} entries, not one for each of {pairs} pairs")
     longest = len(d) if max_seqlen_d is None else max_seqlen_d
-    scores = _scores(q, d, q_mask, None, cu_seqlens_d, pair_q, pair_d, 0, longest, precision, backend)
+    scores = _scores(q, d, d_scale, q_mask, None, cu_seqlens_d, pair_q, pair_d, 0, longest, precision, backend)
     if empty == "-inf":
         none = cu_seqlens_d.diff() == 0
         scores = scores.masked_fill(none if pair_d is None else none[pair_d], -torch.inf)
@@ -131,9 +137,23 @@ def pack(documents: Sequence[torch.Tensor], multiple: int = 1) -> tuple[torch.Te
     return torch.cat(repeated), lengths.cumsum(0).to(documents[0].device)
 
 
+def quantize(d: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Documents in about a quarter of float32's memory: int8 rows [..., dim] and a scale for each token [...].
+
+    They are the `d` and `d_scale` of `maxsim` and `maxsim_packed`. A token's largest component becomes 127 times its
+    scale, and no component is more than half a scale off. What is not finite makes NaN of the scores it takes part in.
+    """
+    d = d.to(torch.promote_types(d.dtype, torch.float32))
+    scale = d.abs().amax(-1) / 127
+    # a row of zeros has scale 0, and the smallest floats one of few bits
+    rows = (d / scale.unsqueeze(-1)).nan_to_num_().clamp_(-127, 127).round_()
+    return rows.to(torch.int8), scale
+
+
 def _scores(
     q: torch.Tensor,
     d: torch.Tensor,
+    d_scale: torch.Tensor | None,
     q_mask: torch.Tensor | None,
     d_mask: torch.Tensor | None,
     cu_seqlens: torch.Tensor | None,
@@ -145,15 +165,17 @@ def _scores(
     backend: str,
 ) -> torch.Tensor:
     """[queries, documents], or [1, pairs]"""
-    if q.dtype != d.dtype:
+    if d_scale is not None:
+        d_scale = d_scale.to(torch.promote_types(q.dtype, torch.float32))
+    elif q.dtype != d.dtype:
         dtype = torch.promote_types(q.dtype, d.dtype)
         q, d = q.to(dtype), d.to(dtype)
     if q_mask is not None and q_mask.dtype != torch.bool:
         q_mask = q_mask.bool()
     training = torch.is_grad_enabled() and (q.requires_grad or d.requires_grad)
-    winners = (torch.int16 if longest <= INT16 else torch.int32) if training else None
-    forward = run_forward if nobody_watches(q, d) else torch.ops.rerankkit.maxsim_forward
-    return forward(q, d, q_mask, d_mask, cu_seqlens, pair_q, pair_d, group, winners, precision, backend)[0]
+    winner_type = (torch.int16 if longest <= INT16 else torch.int32) if training else None
+    forward = run_forward if nobody_watches(q, d, d_scale) else torch.ops.rerankkit.maxsim_forward
+    return forward(q, d, d_scale, q_mask, d_mask, cu_seqlens, pair_q, pair_d, group, winner_type, precision, backend)[0]
 
 
 def _unpacked(q: torch.Tensor, cu_seqlens: torch.Tensor, longest: int | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -167,6 +189,7 @@ def _unpacked(q: torch.Tensor, cu_seqlens: torch.Tensor, longest: int | None) ->
 def _check(
     q: torch.Tensor,
     d: torch.Tensor,
+    d_scale: torch.Tensor | None,
     q_mask: torch.Tensor | None,
     d_mask: torch.Tensor | None,
     empty: str,
@@ -176,12 +199,20 @@ def _check(
         raise ValueError(f"q must be [Nq, Lq, dim], not {tuple(q.shape)}")
     if q.shape[-1] != d.shape[-1]:
         raise ValueError(f"q has dim {q.shape[-1]}, d has {d.shape[-1]}")
-    if not (q.is_floating_point() and d.is_floating_point()):
-        raise ValueError(f"q and d must be floats, not {q.dtype} and {d.dtype}")
+    if d_scale is not None:
+        if d.dtype != torch.int8 or not q.is_floating_point():
+            raise ValueError(f"with d_scale, d must be int8 and q floats, not {d.dtype} and {q.dtype}")
+        if d_scale.shape != d.shape[:-1] or not d_scale.is_floating_point():
+            wanted, given = tuple(d.shape[:-1]), tuple(d_scale.shape)
+            raise ValueError(f"d_scale must be floats {wanted}, as d is, not {d_scale.dtype} {given}")
+    elif not (q.is_floating_point() and d.is_floating_point()):
+        how = "; int8 documents need d_scale, as quantize makes both" if d.dtype == torch.int8 else ""
+        raise ValueError(f"q and d must be floats, not {q.dtype} and {d.dtype}{how}")
     if q_mask is not None and q_mask.shape != q.shape[:-1]:
         raise ValueError(f"q_mask must be {tuple(q.shape[:-1])}, as q is, not {tuple(q_mask.shape)}")
-    if any(mask is not None and mask.is_floating_point() for mask in (q_mask, d_mask)):
-        raise ValueError("a mask is True or 1 on the tokens that count; one of floats could mean the opposite")
+    for mask in (q_mask, d_mask):
+        if mask is not None and mask.is_floating_point():
+            raise ValueError("a mask is True or 1 on the tokens that count; one of floats could mean the opposite")
     if empty not in ("zero", "-inf"):
         raise ValueError(f"empty {empty!r} is neither 'zero' nor '-inf'")
     if precision not in PRECISIONS:

@@ -1,5 +1,10 @@
 """The Triton kernels of MaxSim; what `torch.py` does with a block of similarities happens here inside one program.
 
+For who knows PyTorch and not Triton: a kernel is the code of one program, of which a GPU runs many at once;
+`tl.program_id` says which one this is. Tensors come as pointers to their first element, so that reading is
+`tl.load(pointer + offsets, mask)`, and what was read is a small tensor in registers that broadcasts as in PyTorch.
+Arguments in CAPITALS, and those that are None, are known to the compiler, and an `if` about them costs nothing.
+
 forward       A program scores one document for a tile of query tokens: several queries, or a part of a long one. It
               walks over the document in tiles, multiplies, and keeps the highest similarity of each lane, so that there
               is one reduction per document rather than one per tile. Only the last tile, or masked documents, pay for
@@ -10,6 +15,11 @@ backward_d    A program owns a tile of a document. Ones where a token won, times
 
 No program writes where another does, so there are no atomics, and every run gives the same bits. All kernels see
 documents as rows of one matrix and know where document n begins.
+
+pair          A column of the scores: a document, or a listed pair of a query and a document.
+across, slot  How many queries a pair has, all of them (CROSS) or its own one, and which of these.
+tile, lane    A part of a document that is multiplied at once, and the place of a token in it.
+real, inside  Rows of query tokens and of document tokens that exist; a tile's others are read as zeros.
 """
 
 import triton
@@ -35,7 +45,7 @@ def _document(document, cu_seqlens, length):
 def _load(
     base, row, real, stride, column, DIM: tl.constexpr, ALL: tl.constexpr, WHOLE: tl.constexpr, UPCAST: tl.constexpr
 ):
-    """[rows, columns]; ALL: every row is real, WHOLE: every column is."""
+    """[rows, columns] of a matrix whose rows are `stride` apart; ALL: every row is real, WHOLE: every column is."""
     where = base + row[:, None] * stride + column[None, :]
     if ALL and WHOLE:
         found = tl.load(where)
@@ -50,31 +60,39 @@ def _load(
 
 @triton.jit
 def _similarities(
-    q, q_row, q_real, q_first, q_second, d, d_row, d_real, stride_d,
+    q, q_row, q_real, q_first, q_second, d, d_row, d_real, stride_d, d_scale,
     DIM: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, STEP: tl.constexpr,
     ALL: tl.constexpr, UPCAST: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
-    """[rows, tokens], float32"""
+    """[rows, tokens], float32: query rows with a tile of document rows.
+
+    A short row is held at once, in two parts of FIRST and SECOND columns, of which the query's are given; a long one is
+    read STEP columns at a time. int8 rows become what the query's are, and are multiplied by their scales at the end.
+    """
     if STEP > 0:
         found = tl.zeros((q_row.shape[0], d_row.shape[0]), tl.float32)
         for start in range(0, DIM, STEP):
             column = start + tl.arange(0, STEP)
             left = _load(q, q_row, q_real, DIM, column, DIM, False, DIM % STEP == 0, UPCAST)
             right = _load(d, d_row, d_real, stride_d, column, DIM, ALL, DIM % STEP == 0, UPCAST)
-            found = tl.dot(left, tl.trans(right), found, input_precision=DOT)
+            found = tl.dot(left, tl.trans(right.to(left.dtype)), found, input_precision=DOT)
     else:
         right = _load(d, d_row, d_real, stride_d, tl.arange(0, FIRST), DIM, ALL, FIRST <= DIM, UPCAST)
-        found = tl.dot(q_first, tl.trans(right), input_precision=DOT)
+        found = tl.dot(q_first, tl.trans(right.to(q_first.dtype)), input_precision=DOT)
         if SECOND > 0:
             column = FIRST + tl.arange(0, SECOND)
             right = _load(d, d_row, d_real, stride_d, column, DIM, ALL, FIRST + SECOND <= DIM, UPCAST)
-            found = tl.dot(q_second, tl.trans(right), found, input_precision=DOT)
+            found = tl.dot(q_second, tl.trans(right.to(q_second.dtype)), found, input_precision=DOT)
+    if d_scale is not None:
+        scale = tl.load(d_scale + d_row) if ALL else tl.load(d_scale + d_row, mask=d_real, other=0.0)
+        found *= scale[None, :]
     return found
 
 
 @triton.jit(do_not_specialize=SIZES)
 def forward(
-    q, d, cu_seqlens, pair_q, pair_d, group, length, lq, stride_d, q_mask, d_mask, scores, places, across, count, tiles,
+    q, d, cu_seqlens, pair_q, pair_d, group, length, lq, stride_d, q_mask, d_mask, d_scale, scores, winners, across,
+    count, tiles,
     DIM: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, STEP: tl.constexpr, CROSS: tl.constexpr,
     UPCAST: tl.constexpr, ROWS: tl.constexpr, PADDED_LQ: tl.constexpr, TOKENS: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
@@ -96,7 +114,9 @@ def forward(
     q += tl.cast(query, tl.int64) * lq * DIM
     if d_mask is not None:
         d_mask += start
-    slot = tl.arange(0, ROWS) // PADDED_LQ
+    if d_scale is not None:
+        d_scale += start
+    slot = tl.arange(0, ROWS) // PADDED_LQ  # the query of each row
 
     lane = tl.arange(0, TOKENS)
     whole = 0  # tiles that need no mask
@@ -104,7 +124,7 @@ def forward(
         whole = size // TOKENS
     total = tl.zeros((QUERIES,), tl.float32)
     for segment in range(0, lq, PADDED_LQ):
-        token = segment + tl.arange(0, ROWS) % PADDED_LQ
+        token = segment + tl.arange(0, ROWS) % PADDED_LQ  # of its query
         real = (first + slot < across) & (token < lq)
         row = slot * lq + token
         q_first, q_second = 0.0, 0.0
@@ -117,10 +137,10 @@ def forward(
         which = tl.full((ROWS, TOKENS), -1, tl.int32)  # the tile of the best in this lane
         for tile in range(0, whole):
             found = _similarities(
-                q, row, real, q_first, q_second, d, tile * TOKENS + lane, lane >= 0, stride_d,
+                q, row, real, q_first, q_second, d, tile * TOKENS + lane, lane >= 0, stride_d, d_scale,
                 DIM, FIRST, SECOND, STEP, True, UPCAST, DOT,
             )  # fmt: skip
-            if places is not None:
+            if winners is not None:
                 which = tl.where(found > best, tile, which)
             best = tl.maximum(best, found, propagate_nan=tl.PropagateNan.ALL)
         some = tl.zeros((TOKENS,), tl.int32)
@@ -130,11 +150,11 @@ def forward(
                 inside = inside & (tl.load(d_mask + tile * TOKENS + lane, mask=inside, other=0) != 0)
             some = some | inside.to(tl.int32)
             found = _similarities(
-                q, row, real, q_first, q_second, d, tile * TOKENS + lane, inside, stride_d,
+                q, row, real, q_first, q_second, d, tile * TOKENS + lane, inside, stride_d, d_scale,
                 DIM, FIRST, SECOND, STEP, False, UPCAST, DOT,
             )  # fmt: skip
             found = tl.where(inside[None, :], found, float("-inf"))
-            if places is not None:
+            if winners is not None:
                 which = tl.where(found > best, tile, which)
             best = tl.maximum(best, found, propagate_nan=tl.PropagateNan.ALL)
 
@@ -142,15 +162,15 @@ def forward(
         if q_mask is not None:
             counts = counts & (tl.load(q_mask + tl.cast(query, tl.int64) * lq + row, mask=real, other=0) != 0)
         highest = tl.max(best, 1)
-        if places is not None:
+        if winners is not None:
             # of equal lanes the one with the first token; a lane knows its first, as only a higher one replaces it
             never = 2147483647
             place = tl.where((best == highest[:, None]) & (which >= 0), which * TOKENS + lane[None, :], never)
             place = tl.min(place, 1)
             place = tl.where(counts & (place < never), place, -1)
             tl.store(
-                places + (tl.cast(pair, tl.int64) * across + first) * lq + row,
-                place.to(places.dtype.element_ty),
+                winners + (tl.cast(pair, tl.int64) * across + first) * lq + row,
+                place.to(winners.dtype.element_ty),
                 mask=real,
             )
         # a maximum of one axis may pass over NaN
@@ -232,16 +252,9 @@ def backward_d(
                 place = tl.load(winners + where, mask=row < lq, other=-1).to(tl.int32)
                 # a row that won nothing is not read: under a mask it may hold anything
                 right = _load(
-                    q + tl.cast(query, tl.int64) * lq * DIM,
-                    row,
-                    place >= 0,
-                    DIM,
-                    column,
-                    DIM,
-                    False,
-                    DIM % COLUMNS == 0,
-                    UPCAST,
-                )
+                    q + tl.cast(query, tl.int64) * lq * DIM, row, place >= 0, DIM, column,
+                    DIM, False, DIM % COLUMNS == 0, UPCAST,
+                )  # fmt: skip
                 left = (token[:, None] == place[None, :]).to(right.dtype)
                 won = tl.dot(left, right, won, input_precision="tf32x3")
             total += weight * won

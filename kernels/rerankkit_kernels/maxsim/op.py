@@ -10,8 +10,8 @@ from rerankkit_kernels.maxsim import torch as fallback
 
 DOCUMENTS = "Tensor? cu_seqlens, Tensor? pair_q, Tensor? pair_d, int group"
 LIBRARY.define(
-    f"maxsim_forward(Tensor q, Tensor d, Tensor? q_mask, Tensor? d_mask, {DOCUMENTS}, "
-    "ScalarType? winners, str precision, str backend) -> (Tensor, Tensor)"
+    f"maxsim_forward(Tensor q, Tensor d, Tensor? d_scale, Tensor? q_mask, Tensor? d_mask, {DOCUMENTS}, "
+    "ScalarType? winner_type, str precision, str backend) -> (Tensor, Tensor)"
 )
 LIBRARY.define(
     f"maxsim_backward(Tensor grad, Tensor q, Tensor d, Tensor winners, {DOCUMENTS}, "
@@ -44,13 +44,14 @@ LIBRARY.impl("maxsim_backward", _run_backward, "CompositeExplicitAutograd")
 def _forward(
     q: torch.Tensor,
     d: torch.Tensor,
+    d_scale: torch.Tensor | None,
     q_mask: torch.Tensor | None,
     d_mask: torch.Tensor | None,
     cu_seqlens: torch.Tensor | None,
     pair_q: torch.Tensor | None,
     pair_d: torch.Tensor | None,
     group: int,
-    winners: torch.dtype | None,
+    winner_type: torch.dtype | None,
     precision: str,
     backend: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,8 +60,8 @@ def _forward(
     else:
         across, count = 1 if group else len(q), len(d) if cu_seqlens is None else len(cu_seqlens) - 1
     scores = q.new_empty(across, count, dtype=torch.promote_types(q.dtype, torch.float32))
-    places = (count, across, q.shape[1]) if winners else (0,)
-    return scores, q.new_empty(places, dtype=winners or torch.int32)
+    kept = (count, across, q.shape[1]) if winner_type else (0,)
+    return scores, q.new_empty(kept, dtype=winner_type or torch.int32)
 
 
 @torch.library.register_fake("rerankkit::maxsim_backward", lib=LIBRARY)
@@ -81,7 +82,11 @@ def _backward(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
-    q, d, _, _, cu_seqlens, pair_q, pair_d, ctx.group, _, _, ctx.backend = inputs
+    q, d, d_scale, _, _, cu_seqlens, pair_q, pair_d, ctx.group, _, _, ctx.backend = inputs
+    if d_scale is not None:
+        raise NotImplementedError(
+            "int8 documents have no gradients: score them under torch.no_grad(), or train on floats"
+        )
     ctx.save_for_backward(q, d, output[1], cu_seqlens, pair_q, pair_d)
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)

@@ -8,6 +8,7 @@ For a query's tokens q_s and a document's tokens d_t (ColBERT, Khattab and Zahar
 - A masked query token contributes 0 and gets no gradient.
 - A document without any token left scores 0 with zero gradient, or -inf where `empty="-inf"`.
 - Among equal similarities the document's first token wins, and it alone gets the gradient.
+- A document token of int8 stands for its row times its scale (`quantize` in api.py makes both).
 - A NaN in a token that is not masked makes the scores NaN that it takes part in; in a masked token it does nothing.
 """
 
@@ -20,6 +21,7 @@ def maxsim_reference(
     q_mask: torch.Tensor | None = None,
     d_mask: torch.Tensor | None = None,
     *,
+    d_scale: torch.Tensor | None = None,
     layout: str = "cross",
     empty: str = "zero",
 ) -> torch.Tensor:
@@ -30,7 +32,10 @@ def maxsim_reference(
         d: [Nd, Ld, dim] for cross and pairs, [Nq, K, Ld, dim] for grouped.
         q_mask: True on real tokens. [Nq, Lq]
         d_mask: True on real tokens. `d` without its last axis.
+        d_scale: What each token of an int8 `d` is multiplied by. `d` without its last axis.
     """
+    if d_scale is not None:
+        d = d * d_scale.unsqueeze(-1)
     equation = {"cross": "qsx,ntx->qnst", "grouped": "qsx,qntx->qnst", "pairs": "qsx,qtx->qst"}[layout]
     similarities = torch.einsum(equation, q, d)  # [..., Lq, Ld]
     real_d = torch.ones(d.shape[:-1], dtype=torch.bool, device=d.device) if d_mask is None else d_mask.bool()
@@ -52,12 +57,15 @@ def maxsim_packed_reference(
     d: torch.Tensor,
     cu_seqlens_d: torch.Tensor,
     *,
+    d_scale: torch.Tensor | None = None,
     q_mask: torch.Tensor | None = None,
     pair_q: torch.Tensor | None = None,
     pair_d: torch.Tensor | None = None,
     empty: str = "zero",
 ) -> torch.Tensor:
     """Scores of documents that lie one after another in `d` [tokens, dim]: cross [Nq, Nd], or one for each pair."""
+    if d_scale is not None:
+        d = d * d_scale.unsqueeze(-1)
     bounds = cu_seqlens_d.tolist()
     documents = [d[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
 

@@ -5,6 +5,7 @@ neighbours lie side by side in memory. The backward pass knows the winners alone
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import adaptive_max_pool1d, embedding_bag
@@ -21,55 +22,59 @@ WINNERS = 1 << 14
 """Winners that the backward pass sorts at once."""
 Index = slice | torch.Tensor
 Block = tuple[Index, slice, torch.Tensor, torch.Tensor | None]
-"""Pairs [n] and queries [m] of a block, their best similarities [n, m * Lq], and whose they are."""
+"""Pairs [n] and queries [m] of a block, their best similarities [n, m * Lq], and the place of each in its document."""
 
 
 def forward(
     q: torch.Tensor,
     d: torch.Tensor,
+    d_scale: torch.Tensor | None,
     q_mask: torch.Tensor | None,
     d_mask: torch.Tensor | None,
     cu_seqlens: torch.Tensor | None,
     pair_q: torch.Tensor | None,
     pair_d: torch.Tensor | None,
     group: int,
-    winners: torch.dtype | None,
+    winner_type: torch.dtype | None,
     precision: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores, and in the type `winners` which token of its document each query token chose (-1: none).
+    """Scores, and where there is a `winner_type`, in it, which token of its document each query token chose (-1: none).
 
     Args:
         q: [Nq, Lq, dim]
         d: Padded [Nd, Ld, dim], or packed [tokens, dim] with `cu_seqlens`.
+        d_scale: What each token of an int8 `d` is multiplied by. `d` without dim
         pair_q: The query of each pair, [P], where documents are packed and not every query meets every document.
         pair_d: The document of each pair; without it, pair p is about document p.
         group: Padded documents in a row that belong to one query; 0 where every query meets every document.
+        precision: As in `api.py`.
 
     Returns:
         Scores [Nq, Nd] and winners [Nd, Nq, Lq]; for pairs and groups [1, P] and [P, 1, Lq].
     """
     (nq, lq, _), wide = q.shape, torch.promote_types(q.dtype, torch.float32)
     start, length = document_bounds(d, cu_seqlens, pair_d)
+    documents = Documents(d, d_scale, d_mask, start, length)
     if cu_seqlens is not None:
-        _check_bounds(start, length, len(d), winners)
+        _check_bounds(start, length, len(d), winner_type)
     owner = query_of_pairs(len(start), pair_q, group, q.device)
     across = nq if owner is None else 1
     rescored = precision == "rescored" and q.dtype == torch.bfloat16 and multiplies_bf16(q.device.type)
     scores = torch.zeros(across, len(start), dtype=wide, device=q.device)
-    saved = (len(start), across, lq) if winners else (0,)
-    places = torch.full(saved, -1, dtype=winners or torch.int32, device=q.device)
+    saved = (len(start), across, lq) if winner_type else (0,)
+    winners = torch.full(saved, -1, dtype=winner_type or torch.int32, device=q.device)
     if not scores.numel() or not lq or not d.numel():
-        return scores, places
+        return scores, winners
     nothing = length == 0 if d_mask is None else ~d_mask.any(1)  # [P]
     with torch.autocast(q.device.type, enabled=False):
-        wanted = rescored or bool(winners)
-        product = Product(q, precision, small=bool(winners))
+        want_places = rescored or bool(winner_type)
+        product = Product(q, d.dtype, precision, small=bool(winner_type))
         if cu_seqlens is None:
-            blocks = _padded(product, d, d_mask, group, wanted)
+            blocks = _padded(product, documents, group, want_places)
         elif pair_q is None:
-            blocks = _packed(product, d, start, length, wanted)
+            blocks = _packed(product, documents, want_places)
         else:
-            blocks = _listed(product, d, start, length, pair_q, wanted)
+            blocks = _listed(product, documents, pair_q, want_places)
         for pairs, queries, best, place in blocks:
             best = best.view(len(best), -1, lq)  # [n, m, Lq]
             place = None if place is None else place.view(best.shape)
@@ -80,11 +85,11 @@ def forward(
                 own = q[queries].unsqueeze(0) if owner is None else q[owner[pairs]].unsqueeze(1)
                 own = own.expand(len(best), -1, -1, -1)  # [n, m, Lq, dim]
                 rows = (start[pairs, None, None] + place).clamp_(max=d.numel() // d.shape[-1] - 1)
-                _rescore(best, d.reshape(-1, d.shape[-1]), rows, own)
+                _rescore(best, documents, rows, own)
             scores[queries, pairs] = best.masked_fill_(absent, 0.0).sum(-1).T
-            if winners and place is not None:
-                places[pairs, queries] = place.masked_fill_(absent, -1).to(winners)
-    return scores, places
+            if winner_type and place is not None:
+                winners[pairs, queries] = place.masked_fill_(absent, -1).to(winner_type)
+    return scores, winners
 
 
 def backward(
@@ -140,12 +145,12 @@ def document_bounds(
     return (start, length) if pair_d is None else (start[pair_d], length[pair_d])
 
 
-def _check_bounds(start: torch.Tensor, length: torch.Tensor, tokens: int, winners: torch.dtype | None) -> None:
+def _check_bounds(start: torch.Tensor, length: torch.Tensor, tokens: int, winner_type: torch.dtype | None) -> None:
     if not len(start):
         return
     if int(torch.minimum(start, length).min()) < 0 or int((start + length).max()) > tokens:
         raise ValueError(f"cu_seqlens_d must rise from 0 or more to at most {tokens}, the tokens of d")
-    if winners and int(length.max()) > torch.iinfo(winners).max:
+    if winner_type and int(length.max()) > torch.iinfo(winner_type).max:
         raise ValueError(f"a document has {int(length.max())} tokens, more than max_seqlen_d said")
 
 
@@ -154,38 +159,59 @@ def query_of_pairs(count: int, pair_q: torch.Tensor | None, group: int, device: 
     return torch.arange(count, device=device) // group if group else None if pair_q is None else pair_q.long()
 
 
+@dataclass
+class Documents:
+    """What the passes read of documents, padded or packed; start and length are those of each pair. [P]"""
+
+    d: torch.Tensor
+    scale: torch.Tensor | None
+    mask: torch.Tensor | None
+    start: torch.Tensor
+    length: torch.Tensor
+
+    def __getitem__(self, which: Index) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Documents of a padded batch or tokens of a packed one, and what those of int8 are multiplied by."""
+        return self.d[which], None if self.scale is None else self.scale[which]
+
+
 class Product:
     """Similarities of documents' rows with query tokens, in buffers that are used again.
 
     Args:
+        given: The type of the rows; those of another than products are made in are converted a block at a time.
         small: Half as much at once, for training: there the winners' maximum takes the time, and memory is dear.
     """
 
-    def __init__(self, q: torch.Tensor, precision: str, small: bool) -> None:
+    def __init__(self, q: torch.Tensor, given: torch.dtype, precision: str, small: bool) -> None:
         self.q, self.wide = q, torch.promote_types(q.dtype, torch.float32)
         fast = q.dtype == torch.bfloat16 and precision != "highest" and multiplies_bf16(q.device.type)
         self.dtype = q.dtype if fast else self.wide
+        self.converted = 0 if given == self.dtype else q.shape[2]  # elements of a row that becomes another type
         self.columns = q.to(self.dtype).transpose(1, 2).contiguous()  # [Nq, dim, Lq]
         self.elements = (CPU_ELEMENTS if q.device.type == "cpu" else GPU_ELEMENTS) // (2 if small else 1)
         self._buffers: dict[str, torch.Tensor] = {}
 
     def at_once(self, length: int, columns: int) -> int:
         """How many documents of this length make a block."""
-        return max(1, self.elements // (length * columns))
+        return max(1, self.elements // (length * max(columns, self.converted)))
 
     def together(self, queries: slice) -> torch.Tensor:
         """The tokens of several queries side by side. [1, dim, r]"""
         return self.columns[queries].transpose(0, 1).reshape(1, self.q.shape[2], -1)
 
-    def __call__(self, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """[g, n, dim] with [g, dim, r] -> [g, n, r], valid until the next call."""
+    def __call__(self, rows: torch.Tensor, columns: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+        """[g, n, dim] with [g, dim, r] -> [g, n, r], each row times its scale; valid until the next call."""
         if rows.dtype != self.dtype:
             rows = self.buffer("rows", rows.shape, self.dtype).copy_(rows)
         found = self.buffer("product", (*rows.shape[:2], columns.shape[2]), self.dtype)
         if len(rows) > 1:
-            return torch.bmm(rows, columns, out=found)
-        torch.mm(rows[0], columns[0], out=found[0])  # oneDNN's bfloat16 bmm of one long batch is half as fast
-        return found
+            torch.bmm(rows, columns, out=found)
+        else:
+            torch.mm(rows[0], columns[0], out=found[0])  # oneDNN's bfloat16 bmm of one long batch is half as fast
+        if scale is None:
+            return found
+        scaled = found if found.dtype == self.wide else self.buffer("scaled", found.shape, self.wide)
+        return torch.mul(found, scale.reshape(*found.shape[:2], 1), out=scaled)
 
     def buffer(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         size = torch.Size(shape).numel()
@@ -194,69 +220,70 @@ class Product:
         return self._buffers[name][:size].view(shape)
 
 
-def _padded(
-    product: Product, d: torch.Tensor, d_mask: torch.Tensor | None, group: int, wanted: bool
-) -> Iterator[Block]:
+def _padded(product: Product, documents: Documents, group: int, want_places: bool) -> Iterator[Block]:
     """One group of all documents and all queries, or a group of documents for each query."""
-    (count, length, dim), (nq, lq, _) = d.shape, product.q.shape
+    (count, length, dim), (nq, lq, _) = documents.d.shape, product.q.shape
     groups, across = (nq, 1) if group else (1, nq)
     for queries in steps(across, COLUMNS // lq):
         columns = product.columns if group else product.together(queries)
         at_once = product.at_once(length, columns.shape[2])
         for these, docs in _chunks_of_groups(groups, count // groups, at_once):
-            rows = d[docs].reshape(these.stop - these.start, -1, dim)
-            found = product(rows, columns[these]).view(-1, length, columns.shape[2])  # [docs, Ld, r]
-            if d_mask is not None:
-                found.masked_fill_(~d_mask[docs].unsqueeze(2), -torch.inf)
-            best, place = _best(found, wanted)
+            rows, scale = documents[docs]
+            rows = rows.reshape(these.stop - these.start, -1, dim)
+            found = product(rows, columns[these], scale).view(-1, length, columns.shape[2])  # [docs, Ld, r]
+            if documents.mask is not None:
+                found.masked_fill_(~documents.mask[docs].unsqueeze(2), -torch.inf)
+            best, place = _best(found, want_places)
             yield docs, queries, best, place
 
 
-def _packed(
-    product: Product, d: torch.Tensor, start: torch.Tensor, length: torch.Tensor, wanted: bool
-) -> Iterator[Block]:
+def _packed(product: Product, documents: Documents, want_places: bool) -> Iterator[Block]:
     """All queries against documents that lie one after another; gaps are filled with a document's last token."""
-    starts, lengths, (nq, lq, _) = start.tolist(), length.tolist(), product.q.shape
+    start, length, (nq, lq, _) = documents.start, documents.length, product.q.shape
+    starts, lengths = start.tolist(), length.tolist()
     for queries in steps(nq, COLUMNS // lq):
         columns = product.together(queries)
-        for docs in _chunks_of_lengths(lengths, product.at_once(1, columns.shape[2]), padded=wanted):
+        for docs in _chunks_of_lengths(lengths, product.at_once(1, columns.shape[2]), padded=want_places):
             first, last = starts[docs.start], starts[docs.stop - 1] + lengths[docs.stop - 1]
             some, offset = length[docs], start[docs] - first
             if first == last:
                 continue
-            found = product(d[first:last].unsqueeze(0), columns)[0]  # [tokens, r]
-            if wanted:
+            rows, scale = documents[first:last]
+            found = product(rows.unsqueeze(0), columns, scale)[0]  # [tokens, r]
+            if want_places:
                 best, place = _best(found[_padded_tokens(offset, some, last - first)], True)
             else:
                 best, place = _best_of_packed(found, offset, some), None
             yield docs, queries, best, place
 
 
-def _listed(
-    product: Product, d: torch.Tensor, start: torch.Tensor, length: torch.Tensor, owner: torch.Tensor, wanted: bool
-) -> Iterator[Block]:
+def _listed(product: Product, documents: Documents, owner: torch.Tensor, want_places: bool) -> Iterator[Block]:
     """Pairs of packed documents, those of a length together."""
-    order, lq = length.argsort(), product.q.shape[1]
+    start, length, lq = documents.start, documents.length, product.q.shape[1]
+    order = length.argsort()
     for some in _chunks_of_lengths(length[order].tolist(), product.at_once(1, lq), padded=True):
         pairs = order[some]
-        tokens = _padded_tokens(start[pairs], length[pairs], len(d))  # [n, longest]
-        best, place = _best(product(d[tokens], product.columns[owner[pairs]]), wanted)
+        rows, scale = documents[_padded_tokens(start[pairs], length[pairs], len(documents.d))]  # [n, longest, dim]
+        best, place = _best(product(rows, product.columns[owner[pairs]], scale), want_places)
         yield pairs, slice(0, 1), best, place
 
 
-def _rescore(best: torch.Tensor, d: torch.Tensor, rows: torch.Tensor, q: torch.Tensor) -> None:
+def _rescore(best: torch.Tensor, documents: Documents, rows: torch.Tensor, q: torch.Tensor) -> None:
     """Computes the similarities of the winners [n, m, Lq], which are these rows of d, again in best's precision."""
+    d = documents.d.reshape(-1, documents.d.shape[-1])
     for some in steps(len(best), CPU_ELEMENTS // (rows[0].numel() * d.shape[1])):
         torch.sum(d[rows[some]].to(best.dtype) * q[some].to(best.dtype), -1, out=best[some])
+    if documents.scale is not None:
+        best *= documents.scale.reshape(-1)[rows]
 
 
-def _best(found: torch.Tensor, wanted: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _best(found: torch.Tensor, want_places: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
     """[n, length, r] -> the maximum and, where wanted, its first place. [n, r]"""
-    if found.device.type == "cpu" and (wanted or found.dtype == torch.bfloat16):
+    if found.device.type == "cpu" and (want_places or found.dtype == torch.bfloat16):
         # twice as fast as torch.max, and four times as amax over bfloat16
         best, place = adaptive_max_pool1d(found.transpose(1, 2), 1, return_indices=True)
         return best.squeeze(2).to(torch.promote_types(found.dtype, torch.float32)), place.squeeze(2)
-    return torch.max(found, 1) if wanted else (found.amax(1), None)
+    return torch.max(found, 1) if want_places else (found.amax(1), None)
 
 
 def _padded_tokens(start: torch.Tensor, length: torch.Tensor, count: int) -> torch.Tensor:

@@ -16,13 +16,14 @@ DOT = {"highest": "ieee"}
 def forward(
     q: torch.Tensor,
     d: torch.Tensor,
+    d_scale: torch.Tensor | None,
     q_mask: torch.Tensor | None,
     d_mask: torch.Tensor | None,
     cu_seqlens: torch.Tensor | None,
     pair_q: torch.Tensor | None,
     pair_d: torch.Tensor | None,
     group: int,
-    winners: torch.dtype | None,
+    winner_type: torch.dtype | None,
     precision: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As in `torch.py`."""
@@ -31,17 +32,18 @@ def forward(
     count = documents if pair_q is None else len(pair_q)
     across = 1 if group or pair_q is not None else nq
     scores = q.new_empty(across, count, dtype=torch.float32)
-    places = q.new_empty((count, across, lq) if winners else (0,), dtype=winners or torch.int32)
+    winners = q.new_empty((count, across, lq) if winner_type else (0,), dtype=winner_type or torch.int32)
     if not scores.numel() or not lq or not d.numel():
-        return scores.zero_(), places.fill_(-1)
-    rows, queries, tokens, config = forward_tile(lq, across, dim, q.dtype, winners is not None)
+        return scores.zero_(), winners.fill_(-1)
+    rows, queries, tokens, config = forward_tile(lq, across, dim, q.dtype, winner_type is not None)
     tiles = triton.cdiv(across, queries)
     arguments = {
         **_inputs(q, d, cu_seqlens, pair_q, pair_d, group),
         "q_mask": packed(q_mask),
         "d_mask": packed(d_mask),
+        "d_scale": packed(d_scale),
         "scores": scores,
-        "places": places if winners else None,
+        "winners": winners if winner_type else None,
         "across": across,
         "count": count,
         "tiles": tiles,
@@ -51,7 +53,7 @@ def forward(
         "DOT": DOT.get(precision, "tf32x3"),
     }
     launch(kernels.forward, (tiles * count,), arguments, *config)
-    return scores, places
+    return scores, winners
 
 
 def backward(
@@ -143,7 +145,7 @@ def _inputs(
     rows = d.reshape(-1, d.shape[-1])
     if rows.stride(1) != 1:
         rows = rows.contiguous()
-    first, second, step = pieces(d.shape[-1], d.dtype)
+    first, second, step = pieces(d.shape[-1], q.dtype)
     return {
         "q": q.contiguous(),
         "d": rows,

@@ -25,7 +25,7 @@ def run_forward(hidden: torch.Tensor, *rest: Any) -> torch.Tensor:
 
 
 def _run_backward(grad: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
-    inputs = (*rest[:-2], rest[-1])  # the backend aside: a few small products need no kernel
+    inputs = (*rest[:-2], rest[-1])  # the backend aside: README.md counts what a kernel would save
     return fallback.backward(grad, *inputs)
 
 

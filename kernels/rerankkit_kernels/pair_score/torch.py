@@ -45,26 +45,29 @@ def backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gradients of hidden, weight, bias and norm; of those that are not needed, something empty."""
     answer = _answers(hidden, positions)
-    inverse = _inverse(answer, norm_eps)
-    read = answer if norm is None else answer * inverse * norm.to(answer.dtype)
-    logits = _logits(read, weight, bias, yes_id, no_id, scale, softcap)
-    yes, no = logits.unbind(1)
-    probability = (yes - no).sigmoid()
-    slope = {
-        "diff": torch.ones_like(yes),
-        "yes": torch.ones_like(yes),
-        "pair_logprob": (no - yes).sigmoid(),
-        "prob": probability * (no - yes).sigmoid(),
-    }[mode]
-    by_yes = grad.to(yes.dtype) * slope
+    read = answer
+    if norm is not None:
+        inverse = _inverse(answer, norm_eps)
+        read = answer * inverse * norm.to(answer.dtype)
+    by_yes = grad.to(answer.dtype)
     outer = torch.stack([by_yes, torch.zeros_like(by_yes) if mode == "yes" else -by_yes], 1)  # [rows, 2]
-    outer = outer * scale if softcap is None else outer * scale * (1 - (logits / softcap).square())
-    with torch.autocast(hidden.device.type, enabled=False):
-        by_read, by_rows = outer @ _two(weight, yes_id, no_id, outer.dtype), outer.T @ read
+    bent = mode in ("pair_logprob", "prob")
+    if bent or softcap is not None:  # otherwise the gradient is the same whatever the logits are
+        logits = _logits(read, weight, bias, yes_id, no_id, scale, softcap)
+        gap = logits[:, :1] - logits[:, 1:]
+        if bent:
+            outer = outer * (-gap).sigmoid()
+        if mode == "prob":
+            outer = outer * gap.sigmoid()
+        if softcap is not None:
+            outer = outer * (1 - (logits / softcap).square())
+    outer = outer if scale == 1.0 else outer * scale
 
     by_hidden, by_weight, by_bias, by_norm = (outer.new_zeros(0) for _ in range(4))
-    if needs[1]:
-        by_weight = _rows_of(torch.zeros_like(weight), by_rows, yes_id, no_id)
+    with torch.autocast(hidden.device.type, enabled=False):
+        by_read = outer @ _two(weight, yes_id, no_id, outer.dtype)
+        if needs[1]:
+            by_weight = _rows_of(torch.zeros_like(weight), outer.T @ read, yes_id, no_id)
     if needs[2] and bias is not None:
         by_bias = _rows_of(torch.zeros_like(bias), outer.sum(0), yes_id, no_id)
     if norm is not None:
@@ -74,8 +77,9 @@ def backward(
     if needs[0]:
         by_hidden = torch.zeros_like(hidden)
         place = _places(hidden, positions)
-        where = (place,) if hidden.ndim == 2 else (torch.arange(len(hidden), device=hidden.device), place)
-        by_hidden.index_put_(where, by_read.to(hidden.dtype), accumulate=True)
+        packed = hidden.ndim == 2  # one token can answer twice, and a GPU has to sort for it
+        where = (place,) if packed else (torch.arange(len(hidden), device=hidden.device), place)
+        by_hidden.index_put_(where, by_read.to(hidden.dtype), accumulate=packed)
     return by_hidden, by_weight, by_bias, by_norm
 
 
