@@ -6,7 +6,9 @@ test_open_retrievals.py runs README's commands as they stand; here they train in
 from __future__ import annotations
 
 import json
+import math
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,10 @@ from test_training_kinds import seen  # noqa: F401
 from rerankkit import Reranker, train
 from rerankkit import trainer as trainer_module
 from rerankkit.batches import training_batch
+from rerankkit.losses.softmax_cross_entropy import SoftmaxCrossEntropy
 from rerankkit.protocols import Batch
 from rerankkit.recipe import parse_overrides
-from rerankkit.trainer import GroupTrainer
+from rerankkit.trainer import GroupTrainer, TrainingModule
 
 EVERY: dict[str, Any] = {
     "data.train": {"@readers": "jsonl.v1", "path": "t2_ranking.jsonl"},
@@ -197,6 +200,27 @@ def test_colberts_command(
     assert trained.of.parts.head.module.weight.shape == (1024, 32)
     assert (seen[0].args.learning_rate, seen[0].args.bf16) == (1e-4, True)
     assert len(moved(trained.start, trained.of)) > 10
+
+
+@pytest.mark.parametrize("similarity", ["sum", "mean over 0.02"])
+def test_colberts_training_does_not_begin_saturated(similarity: str, tmp_path: Path) -> None:
+    """Its softmax of sums over 0.02 does: almost all on one document, with a loss of 12 and gradients of 600."""
+    given = parse_overrides(words_of(fitted(BY_RECIPE["colbert"]))[1])
+    temperature = 0.02 if similarity.startswith("mean") else 1.0
+    torch.manual_seed(1)
+    of = Reranker.from_recipe("colbert", {**given, "model.head.similarity": similarity.split()[0]})
+    lines = [replace(group, labels=[1.0, 0, 0, 0]) for group in (tiny.group(i, 4) for i in range(8))]
+    batch = training_batch(of.parts, lines)
+    module = TrainingModule(of.parts, SoftmaxCrossEntropy(temperature))
+    found = module(batch)
+    assert found["loss"].item() < 3 * math.log(4)
+    assert (found["scores"] / temperature).softmax(1).amax(1).mean() < 0.95
+    found["loss"].backward()
+    grads = [weight.grad for weight in module.parameters() if weight.grad is not None]
+    assert len(grads) > 10 and all(grad.isfinite().all() for grad in grads)
+    assert sum(float(grad.square().sum()) for grad in grads) > 1e-4
+    worse = (found["scores"] * (64 if temperature < 1 else 1) / 0.02).softmax(1).amax(1).mean()
+    assert worse > 0.98  # so it would have been seen
 
 
 def test_the_language_models_command(
