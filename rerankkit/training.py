@@ -53,6 +53,10 @@ OURS = {
     "per_device_eval_batch_size": "set batch_tokens in [engine]",
     "bf16_full_eval": "set dtype in [model.backbone]",
     "fp16_full_eval": "set dtype in [model.backbone]",
+    **dict.fromkeys(("prediction_loss_only", "batch_eval_metrics", "include_for_metrics"), "set [evaluation] measures"),
+    **dict.fromkeys(("label_names", "length_column_name"), "leave it out; there are no columns"),
+    "eval_accumulation_steps": "set batch_tokens in [engine]",
+    "hub_model_id": "leave it out; upload the saved folder instead",
     "fsdp": "leave it out; torchrun trains with one whole model in each process",
     "deepspeed": "leave it out; torchrun trains with one whole model in each process",
 }
