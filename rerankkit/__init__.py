@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Group": "rerankkit.protocols",
+    "Passages": "rerankkit.passages",
     "Ranked": "rerankkit.protocols",
     "Reranker": "rerankkit.reranker",
     "load_code": "rerankkit.registry",
@@ -17,9 +18,10 @@ _HOMES = {
     "registry": "rerankkit.registry",
     "train": "rerankkit.training",
 }
-__all__ = ["Group", "Ranked", "Reranker", "load_code", "load_recipe", "registry", "train"]
+__all__ = ["Group", "Passages", "Ranked", "Reranker", "load_code", "load_recipe", "registry", "train"]
 
 if TYPE_CHECKING:
+    from rerankkit.passages import Passages as Passages
     from rerankkit.protocols import Group as Group
     from rerankkit.protocols import Ranked as Ranked
     from rerankkit.recipe import load_recipe as load_recipe

@@ -41,7 +41,13 @@ SETTINGS: dict[str, type] = {"engine": Engine, "sampling": Sampling, "evaluation
 RECIPE = {"extends": Argument("extends", str, ""), "description": Argument("description", str, "")}
 SECTIONS = ("recipe", "vars", "model", "loss", "data", "sampling", "training", "evaluation", "engine")
 """The sections of a recipe, in the order in which they are read and written."""
-ELSEWHERE = {"output_dir": "the folder is given by --output, not by the recipe"}
+ELSEWHERE = {
+    "output_dir": "the folder is given by --output, not by the recipe",
+    "do_train": "`rerankkit train` trains, and nothing else does; leave it out",
+    "do_eval": "there is validation where there is [data.dev]; leave it out",
+    "do_predict": "`rerankkit rank` does that; leave it out",
+}
+"""Fields of TrainingArguments that a recipe does not decide."""
 
 
 class Checker:
@@ -120,7 +126,7 @@ class Checker:
             self.add(("model", part), message, keys[part])
 
     def training(self, values: Mapping[str, Any]) -> None:
-        for key in ELSEWHERE.keys() & values.keys():
+        for key in [key for key in ELSEWHERE if key in values]:
             self.add(("training",), f"{key}: {ELSEWHERE[key]}", key)
         fields = {name: Argument(name, hint, ...) for name, hint in training_fields().items()}
         given = {key: value for key, value in values.items() if key not in ELSEWHERE}

@@ -108,6 +108,9 @@ def rank(
     cache: Annotated[Path | None, typer.Option(help="Keep the model's answers here for later commands.")] = None,
     costs: Annotated[Path | None, typer.Option(help="Write what each query cost as JSON.")] = None,
     interpolate: Annotated[float | None, typer.Option(help="Weight of the reranker beside the first stage.")] = None,
+    passages: Annotated[
+        int | None, typer.Option(min=1, help="Cut documents into passages of so many tokens; the best one counts.")
+    ] = None,
     show: Annotated[int, typer.Option(min=1, help="How many documents of a --query are shown.")] = 5,
     code: Code = None,
     trust_code: TrustCode = False,
@@ -132,11 +135,12 @@ def rank(
         group = ranking.live_group(query, docs, top) if docs else None
         reranker = _load(model, overrides, code, trust_code)
         groups = ranking.in_order(group or ranking.own_group(query, top, reranker), first_stage_order, seed)
-        ranking.show(ranking.rerank(reranker, groups, interpolate), groups, show)
+        found = ranking.rerank(reranker, groups, interpolate, passages=ranking.in_passages(passages))
+        ranking.show(found, groups, show)
     elif queries is not None and docs is not None and output is not None:
         groups = ranking.in_order(ranking.file_groups(queries, docs, run, top), first_stage_order, seed)
         reranker = _load(model, overrides, code, trust_code)
-        ranking.rank_into(output, reranker, groups, interpolate, tag, cache, costs)
+        ranking.rank_into(output, reranker, groups, interpolate, tag, cache, costs, ranking.in_passages(passages))
         typer.echo(f"wrote {output}")
 
 

@@ -40,14 +40,14 @@ def tokenize(prompts: Sequence[Prompt], tokenizer: Any, markers: tuple[str, ...]
     """
     control = control_tokens(tokenizer, markers)
     parts = [_parts(prompt, control) for prompt in prompts]
-    encoded = iter(_encoded([text for prompt in parts for _, text in prompt], tokenizer))
+    tokens_of = iter(encoded([text for prompt in parts for _, text in prompt], tokenizer))
     found = []
     for prompt, split in zip(prompts, parts, strict=True):
         piece_at = _piece_lookup(prompt)
         ids = list(control.leading) if prompt.add_special_tokens else []
         pieces = [-1] * len(ids)
         for start, _ in split:
-            tokens, spans = next(encoded)
+            tokens, spans = next(tokens_of)
             ids += tokens
             if len(prompt.pieces) == 1:
                 pieces += [0] * len(tokens)
@@ -150,11 +150,12 @@ def padded(sequences: Sequence[Sequence[int]], tokenizer: Any) -> Tokens:
     return Tokens(ids, mask)
 
 
-def _encoded(texts: list[str], tokenizer: Any) -> list[tuple[list[int], list[tuple[int, int]]]]:
+def encoded(texts: list[str], tokenizer: Any) -> list[tuple[list[int], list[tuple[int, int]]]]:
+    """The tokens of each text alone, and which characters each of them stands for."""
     if not texts:
         return []
     try:
-        encoded = tokenizer(
+        found = tokenizer(
             texts,
             add_special_tokens=False,
             return_offsets_mapping=True,
@@ -167,4 +168,4 @@ def _encoded(texts: list[str], tokenizer: Any) -> list[tuple[list[int], list[tup
             if any("\ud800" <= character <= "\udfff" for character in text):
                 raise InputError(f"text with half a surrogate pair cannot be tokenized: {text[:60]!r}") from error
         raise
-    return list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
+    return list(zip(found["input_ids"], found["offset_mapping"], strict=True))

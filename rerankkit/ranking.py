@@ -24,6 +24,7 @@ from rerankkit.collection import (
 )
 from rerankkit.errors import InputError, Interrupted, RunError
 from rerankkit.evaluate import first_run, interpolate, prepare, reordered, run_of
+from rerankkit.passages import Passages
 from rerankkit.progress import Bar
 from rerankkit.protocols import Group
 from rerankkit.recipe import build
@@ -102,13 +103,25 @@ def check_options(weight: float | None, tag: str) -> None:
         raise InputError(f"--interpolate {weight}: expected a weight between 0 and 1")
 
 
-def rerank(reranker: Reranker, groups: Sequence[Group], weight: float | None, cache: ScoreCache | None = None) -> Run:
+def in_passages(tokens: int | None) -> Passages | None:
+    """Passages of so many tokens, a quarter of which overlap."""
+    return None if tokens is None else Passages(tokens, tokens // 4)
+
+
+def rerank(
+    reranker: Reranker,
+    groups: Sequence[Group],
+    weight: float | None,
+    cache: ScoreCache | None = None,
+    passages: Passages | None = None,
+) -> Run:
     """The reranker's run over prepared or first-stage groups, interpolated with the first stage where asked."""
     groups = prepare(groups)
     with Bar("ranking") as bar:
         bar.start(len(groups))
         answered = functools.partial(bar.count, what="prompts")
-        run = run_of(groups, reranker.rank_groups(groups, finished=bar.advance, cache=cache, answered=answered))
+        ranked = reranker.rank_groups(groups, finished=bar.advance, cache=cache, answered=answered, passages=passages)
+    run = run_of(groups, ranked)
     if weight is None:
         return run
     first = first_run(groups)
@@ -125,6 +138,7 @@ def rank_into(
     tag: str,
     kept: Path | None,
     costs: Path | None,
+    passages: Passages | None = None,
 ) -> None:
     """Rank into a run. Every answer of the model is kept in a file until the run is written, so that the same command
     goes on after an interrupt.
@@ -141,7 +155,7 @@ def rank_into(
             if len(cache):
                 logger.info("going on with the %d answers in %s", len(cache), path)
             try:
-                run = rerank(reranker, groups, weight, cache)
+                run = rerank(reranker, groups, weight, cache, passages)
             finally:
                 if kept is None and not len(cache):
                     path.unlink()  # nothing was answered, so nothing can be gone on from

@@ -15,6 +15,7 @@ from rerankkit.bill import Bill, Costs
 from rerankkit.engine import Parts, Scoring
 from rerankkit.errors import InputError
 from rerankkit.model_fingerprint import model_fingerprint
+from rerankkit.passages import Passages, by_best_passage
 from rerankkit.progress import quiet_libraries
 from rerankkit.protocols import Ask, Group, Pretrained, Ranked
 from rerankkit.published import published_recipe
@@ -117,9 +118,15 @@ class Reranker:
         modules = [part.module for part in (self.parts.backbone, self.parts.head) if part.module is not None]
         return model_fingerprint(self.recipe, modules)
 
-    def rank(self, query: str, docs: Sequence[str], top_k: int | None = None) -> list[Ranked]:
-        """The documents, best first; equal scores keep the given order."""
-        return self.rank_groups([Group(query, list(docs))], top_k)[0]
+    def rank(
+        self, query: str, docs: Sequence[str], top_k: int | None = None, passages: Passages | None = None
+    ) -> list[Ranked]:
+        """The documents, best first; equal scores keep the given order.
+
+        Args:
+            passages: Cut long documents so; the best passage speaks for its document.
+        """
+        return self.rank_groups([Group(query, list(docs))], top_k, passages=passages)[0]
 
     def rank_groups(
         self,
@@ -128,6 +135,7 @@ class Reranker:
         finished: Callable[[], None] = lambda: None,
         cache: ScoreCache | None = None,
         answered: Callable[[int], None] = lambda prompts: None,
+        passages: Passages | None = None,
     ) -> list[list[Ranked]]:
         """Rank many queries, batched together; `finished` is called as each query is done.
 
@@ -135,6 +143,7 @@ class Reranker:
             answered: Is told after each batch how many prompts it had; queries that are sorted all end late.
             cache: Nothing is asked that this model has answered in it; new answers are added to it as they come, so an
                 interrupted call can be made again.
+            passages: Cut long documents so; the best passage speaks for its document.
         """
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k = {top_k} must be at least 1")
@@ -143,7 +152,19 @@ class Reranker:
                 raise InputError(f"the query of group {group.qid or number} is empty; give it some text")
         self._require_trained()
         answers = cache.of(self.fingerprint()) if cache is not None else None
-        orders, self.bill = engine.run(self.parts, groups, self.settings, finished, answers, answered)
+        asked, owners = list(groups), list[list[int]]()
+        if passages is not None:
+            cut = [passages.cut(group, self.parts.backbone.tokenizer) for group in groups]
+            asked, owners = [group for group, _ in cut], [owner for _, owner in cut]
+        orders, self.bill = engine.run(self.parts, asked, self.settings, finished, answers, answered)
+        if passages is not None:
+            orders = [by_best_passage(order, owner) for order, owner in zip(orders, owners, strict=True)]
+            if self.costs.cut_documents:
+                logger.warning(
+                    "%d passages were cut to fit, so part of their text was not read; give them fewer than %d tokens",
+                    self.costs.cut_documents,
+                    passages.tokens,
+                )
         return [
             [Ranked(position, score, group.docs[position]) for position, score in order[:top_k]]
             for group, order in zip(groups, orders, strict=True)

@@ -43,7 +43,7 @@ class TrainingGroups(torch.utils.data.Dataset[Group]):
 
     A positive has a label above 0. Where there are teacher's scores in place of labels, the teacher's best document is
     the positive, whatever its score. The given groups are read once at the start and one at a time afterwards; what is
-    held of them takes some hundred bytes for each positive.
+    held of them takes some hundred bytes for each positive. `lone` says that every group would be one document.
     """
 
     def __init__(self, groups: Sequence[Group], sampling: Sampling, seed: int) -> None:
@@ -155,7 +155,9 @@ class TrainingGroups(torch.utils.data.Dataset[Group]):
                 "learn_from says otherwise",
                 counts["both"],
             )
-        if counts["alone"] and not self._sampling.random_negatives:
+        from_elsewhere = self._sampling.random_negatives or self._sampling.in_batch_negatives
+        self.lone = counts["alone"] == used and not self._sampling.random_negatives
+        if counts["alone"] and not from_elsewhere:
             logger.warning(
                 "%d of %d training groups have no negative document, which teaches nothing about the order; "
                 "[sampling] random_negatives draws some from other queries",

@@ -23,7 +23,7 @@ from rerankkit.engine import Parts
 from rerankkit.errors import InputError, RunError
 from rerankkit.evaluate import prepare
 from rerankkit.progress import Bar, quiet_libraries
-from rerankkit.protocols import Group, Taught
+from rerankkit.protocols import Group, Loss, Taught
 from rerankkit.recipe import Recipe, build, fill, load_recipe, require
 from rerankkit.registry import registry
 from rerankkit.reranker import Reranker
@@ -53,6 +53,10 @@ OURS = {
     "per_device_eval_batch_size": "set batch_tokens in [engine]",
     "bf16_full_eval": "set dtype in [model.backbone]",
     "fp16_full_eval": "set dtype in [model.backbone]",
+    **dict.fromkeys(("prediction_loss_only", "batch_eval_metrics", "include_for_metrics"), "set [evaluation] measures"),
+    **dict.fromkeys(("label_names", "length_column_name"), "leave it out; there are no columns"),
+    "eval_accumulation_steps": "set batch_tokens in [engine]",
+    "hub_model_id": "leave it out; upload the saved folder instead",
     "fsdp": "leave it out; torchrun trains with one whole model in each process",
     "deepspeed": "leave it out; torchrun trains with one whole model in each process",
 }
@@ -116,6 +120,8 @@ def _train(
         sampling.in_batch_negatives,
     )
     _require_fitting(recipe, reranker.parts, groups[0, 0])
+    if groups.lone and not (sampling.in_batch_negatives and args.train_batch_size > 1):
+        _require_lone_lessons(recipe, module.loss)
     trained = sum(weight.numel() for weight in module.trained_weights().values())
     if not trained:
         raise InputError("nothing to train: every weight is frozen")
@@ -168,6 +174,18 @@ def _require_fitting(recipe: Recipe, parts: Parts, group: Group) -> None:
             f"scores are log-likelihoods of its parts; use {LIKELIHOOD}"
         )
     training_batch(parts, [group])
+
+
+def _require_lone_lessons(recipe: Recipe, loss: Loss) -> None:
+    """Refuse a loss that learns from comparisons where no group has two documents: it would train for nothing."""
+    score, one = torch.zeros(1, 1, requires_grad=True), torch.ones(1, 1)
+    value = loss(score, one, one.bool())
+    lesson = torch.autograd.grad(value, score, allow_unused=True)[0] if value.requires_grad else None
+    if lesson is None or not lesson.any():
+        raise InputError(
+            f"[data.train] no group has a negative document, and {recipe.get('loss')['@losses']} learns nothing from a "
+            "document by itself; give the data some, or let [sampling] random_negatives draw them from other queries"
+        )
 
 
 def _arguments(recipe: Recipe, work: Path) -> transformers.TrainingArguments:

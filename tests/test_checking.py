@@ -311,6 +311,10 @@ def test_sections(recipe: Any, text: str, message: str) -> None:
     ("line", "message"),
     [
         ("output_dir = \"x\"", "output_dir: the folder is given by --output, not by the recipe"),
+        ("do_train = true", "do_train: `rerankkit train` trains, and nothing else does; leave it out"),
+        ("do_train = false", "do_train: `rerankkit train` trains, and nothing else does; leave it out"),
+        ("do_eval = true", "do_eval: there is validation where there is [data.dev]; leave it out"),
+        ("do_predict = true", "do_predict: `rerankkit rank` does that; leave it out"),
         ("lr_scheduler_type = \"cosin\"", "lr_scheduler_type: expected one of 'linear', 'cosine', "),
         ("bf16 = 1", "bf16: expected true or false, got the number 1"),
         ("eval_steps = ten", "eval_steps: expected a float or null, got the text 'ten'"),

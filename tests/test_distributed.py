@@ -40,7 +40,10 @@ if __name__ == "__main__":
 """
 
 
-def start(at: Path, recipe: Path, name: str, processes: int, resume: bool = False, kill: int = 0) -> subprocess.Popen:
+def start(
+    at: Path, recipe: Path, name: str, processes: int, resume: bool = False, kill: int = 0, launched: bool = False
+) -> subprocess.Popen:
+    """Under torchrun where there are several processes, or one is to be `launched` so."""
     script = at / "train.py"
     script.write_text(SCRIPT)
     root = Path(__file__).parent.parent
@@ -48,7 +51,7 @@ def start(at: Path, recipe: Path, name: str, processes: int, resume: bool = Fals
     arguments = [str(recipe), str(at / name), "resume" if resume else "anew", str(kill)]
     paths = os.pathsep.join([str(root), str(root / "kernels"), str(root / "tests")])
     return subprocess.Popen(
-        [sys.executable, *(launcher if processes > 1 else []), str(script), *arguments],
+        [sys.executable, *(launcher if processes > 1 or launched else []), str(script), *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
         stderr=subprocess.PIPE,
         text=True,
@@ -101,6 +104,18 @@ def test_two_processes_are_one_with_twice_the_batch(tmp_path: Path, kind: str) -
         "out-2-0.hash",
         "out-2-1.hash",
     ]
+
+
+def test_one_process_under_torchrun_is_a_plain_run(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, lr_scheduler_type="cosine")
+    for name, launched in (("plain", False), ("launched", True)):
+        code, said = finish(start(tmp_path, recipe, name, 1, launched=launched))
+        assert code == 0, said
+        assert len(re.findall(r"^step \d+/9  loss ", said, re.MULTILINE)) == 9
+    assert run.weights(tmp_path / "launched") == run.weights(tmp_path / "plain")
+    other = recipe_of(tmp_path / "other", lr_scheduler_type="linear")
+    assert finish(start(tmp_path, other, "linear", 1))[0] == 0
+    assert run.weights(tmp_path / "linear") != run.weights(tmp_path / "plain")
 
 
 def stored(folder: Path) -> dict[str, torch.Tensor]:

@@ -94,6 +94,11 @@ def test_a_group_with_fewer_negatives_than_asked(caplog: pytest.LogCaptureFixtur
     assert [len(filled[0, i].docs) for i in range(4)] == [4, 4, 4, 4]
     lonely = TrainingGroups(given[3:], Sampling(group_size=4, random_negatives=3), seed=0)
     assert lonely[0, 0].docs == ["none yes"]
+    assert not (alone.lone or filled.lone) and TrainingGroups(given[3:], Sampling(group_size=4), seed=0).lone
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "rerankkit"):
+        TrainingGroups(given, Sampling(group_size=4, in_batch_negatives=True), seed=0)
+    assert caplog.text == ""  # the other queries' documents teach an order
 
 
 def test_hardest_takes_the_first_negatives_only() -> None:

@@ -245,6 +245,9 @@ def test_what_is_wrong_is_said_before_any_work(tmp_path: Path, monkeypatch: pyte
     ("settings", "said"),
     [
         ({"push_to_hub": True}, r"\[training\] push_to_hub = True cannot be: leave it out; upload the saved folder"),
+        ({"prediction_loss_only": True}, r"set \[evaluation\] measures"),
+        ({"eval_accumulation_steps": 2}, "eval_accumulation_steps = 2 cannot be: set batch_tokens"),
+        ({"label_names": ["labels"]}, "there are no columns"),
         ({"save_only_model": True}, "save_only_model = True cannot be: .* cannot be resumed"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
         ({"per_device_eval_batch_size": 4}, "batch_tokens"),

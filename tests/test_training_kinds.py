@@ -246,3 +246,36 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
         train(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out.training").exists()
+
+
+POSITIVES = '{"query": "open a file", "positive": ["a good one"]}\n{"query": "sort a list", "positive": ["another"]}\n'
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss", "sampling", "batch", "learns"),
+    [
+        ("linear", "softmax_cross_entropy.v1", "", 2, False),
+        ("linear", "ranknet.v1", "", 2, False),
+        ("linear", "binary_cross_entropy.v1", "", 2, True),
+        ("linear", "mse.v1", "", 2, True),
+        ("linear", "softmax_cross_entropy.v1", "random_negatives = 1", 2, True),
+        ("colbert", "softmax_cross_entropy.v1", IN_BATCH, 2, True),
+        ("colbert", "softmax_cross_entropy.v1", IN_BATCH, 1, False),
+    ],
+)
+def test_data_without_any_negative_trains_only_what_can_learn_from_it(
+    kind: str, loss: str, sampling: str, batch: int, learns: bool, tmp_path: Path, seen: list[GroupTrainer]
+) -> None:
+    settings = {**SHORT, "max_steps": 1, "per_device_train_batch_size": batch, "gradient_accumulation_steps": 1}
+    path = recipe(tmp_path, kind, settings, sampling=sampling)
+    path.write_text(path.read_text().replace("softmax_cross_entropy.v1", loss))
+    (tmp_path / "train.jsonl").write_text(POSITIVES)
+    if learns:
+        train(path, tmp_path / "out")
+        assert history(seen[0], "grad_norm")[0] > 1e-3
+        return
+    with pytest.raises(
+        InputError, match=rf"^\[data.train\] no group has a negative document, and {loss} learns nothing"
+    ):
+        train(path, tmp_path / "out")
+    assert seen == [] and not (tmp_path / "out.training").exists()

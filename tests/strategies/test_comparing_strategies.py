@@ -50,11 +50,12 @@ def test_every_order_of_a_few_documents(count: int) -> None:
                 check_top(strategy, [float(g) for g in grades], k)
 
 
+@pytest.mark.parametrize("count", [7, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [*PAIRWISE, *SETWISE])
-def test_every_order_of_seven_documents(name: str) -> None:
-    for k, more in ((3, {"num_child": 3}), (7, {"num_child": 2})):
+def test_every_order_of_seven_and_eight_documents(name: str, count: int) -> None:
+    for k, more in ((3, {"num_child": 3}), (count, {"num_child": 2})):
         strategy = get(name)(k=k, **({} if name in PAIRWISE else more))
-        for grades in permutations(range(7)):
+        for grades in permutations(range(count)):
             check_top(strategy, [float(g) for g in grades], k)
 
 
