@@ -6,6 +6,7 @@ is batched without knowing it. What the work cost is counted here and nowhere el
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -378,7 +379,7 @@ def _shares(parts: Parts) -> bool:
 
 def _encoded_ahead(parts: Parts, asks: Sequence[Ask]) -> Iterator[list[Row]]:
     """The rows of the asks, some at a time; the next ones are made while the caller works on these."""
-    pieces = [asks[start : start + ENCODED_AT_ONCE] for start in range(0, len(asks), ENCODED_AT_ONCE)]
+    pieces = list(_pieces(asks))
     if len(pieces) < 2:
         yield from (_rows(parts, piece) for piece in pieces)
         return
@@ -388,6 +389,22 @@ def _encoded_ahead(parts: Parts, asks: Sequence[Ask]) -> Iterator[list[Row]]:
             rows, ahead = ahead.result(), tokenizing.submit(_rows, parts, piece)
             yield rows
         yield ahead.result()
+
+
+def _pieces(asks: Sequence[Ask]) -> Iterator[Sequence[Ask]]:
+    """Some asks at a time, those of a group together unless they alone are too many: equal prompts are asked once among
+    those of one time, and equal documents then have equal scores."""
+    start = end = 0
+    for _, own in itertools.groupby(asks, lambda ask: id(ask.group)):
+        begin, end = end, end + len(list(own))
+        if begin > start and end - start > ENCODED_AT_ONCE:
+            yield asks[start:begin]
+            start = begin
+        while end - start > ENCODED_AT_ONCE:
+            yield asks[start : start + ENCODED_AT_ONCE]
+            start += ENCODED_AT_ONCE
+    if end > start:
+        yield asks[start:end]
 
 
 def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:

@@ -102,26 +102,41 @@ def evaluate(
     output: Path | None,
 ) -> Comparison:
     """Rank the groups with every model and compare the runs, the first stage's beside them."""
-    from rerankkit.ranking import rerank, write
+    from rerankkit.ranking import require_place, rerank, write
 
     first = first_run(groups)
     if weight is not None and first is None:
         raise InputError("--interpolate needs a first stage's scores, and this data has none")
+    # what can be wrong is found before the work
+    given = {name: read_run(model) for name, model in models.items() if isinstance(model, Path)}
     runs: dict[str, Run] = {"first stage": first} if first else {}
+    if not isinstance(weight, str):
+        mixed = [] if weight is None else [_mixed(name, weight) for name in models if name not in given]
+        _among(baseline, [*runs, *models, *mixed])
+    require_place(output)
     for name, model in models.items():
-        runs[name] = read_run(model) if isinstance(model, Path) else rerank(model, groups, None)
-        if weight is not None and first is not None and not isinstance(model, Path):
+        runs[name] = given[name] if name in given else rerank(model, groups, None)
+        if weight is not None and first is not None and name not in given:
             share = _tuned(model) if isinstance(weight, str) else weight
-            runs[f"{name} ({share:g}) + first stage"] = interpolate(runs[name], first, share)
+            runs[_mixed(name, share)] = interpolate(runs[name], first, share)
     recipe = next((model.recipe for model in models.values() if not isinstance(model, Path)), None)
     wanted = measures or (recipe.settings("evaluation").measures if recipe else MEASURES)
-    baseline = Path(baseline).name if baseline and baseline not in runs else baseline
-    if baseline and baseline not in runs:
-        raise InputError(f"--baseline {baseline}: none of the systems, which are {', '.join(runs)}")
-    comparison = compare(runs, qrels_of(groups), wanted, baseline or "")
+    comparison = compare(runs, qrels_of(groups), wanted, _among(baseline, list(runs)))
     if output is not None:
         write(list(runs.values())[-1], output)
     return comparison
+
+
+def _mixed(name: str, share: float) -> str:
+    return f"{name} ({share:g}) + first stage"
+
+
+def _among(baseline: str | None, systems: Sequence[str]) -> str:
+    """The baseline as the systems are called, empty where none is given."""
+    name = Path(baseline).name if baseline and baseline not in systems else baseline
+    if name and name not in systems:
+        raise InputError(f"--baseline {baseline}: none of the systems, which are {', '.join(systems)}")
+    return name or ""
 
 
 def show(comparison: Comparison, models: Sequence[str], as_json: bool) -> None:

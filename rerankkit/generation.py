@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rerankkit import pretrained
-from rerankkit.errors import InputError
+from rerankkit.errors import InputError, RunError
 from rerankkit.lazy import torch, transformers
 from rerankkit.protocols import Tokens
 from rerankkit.seq2seq import EncoderState
@@ -70,11 +70,23 @@ def _generate(model: Any, tokenizer: Any, max_new_tokens: int, **inputs: torch.T
         pad_token_id=pad,
         decoder_start_token_id=_start(inputs),
     )
+    finite: list[torch.Tensor] = []
+
+    def watch(ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        finite.append(logits.amax(-1).isfinite().all())  # the greatest of some of which one is NaN is NaN
+        return logits
+
+    watching = transformers.LogitsProcessorList([watch])
     training = model.training
     model.eval()
     with _without_defaults(model):
-        written = model.generate(generation_config=settings, **inputs)
+        written = model.generate(generation_config=settings, logits_processor=watching, **inputs)
     model.train(training)
+    if not torch.stack(finite).all():
+        raise RunError(
+            "the model's logits are not finite where it writes an answer, so the answer would mean nothing "
+            "(fp16 overflows easily: try bf16 or fp32)"
+        )
     return written
 
 

@@ -62,7 +62,7 @@ class _Array:
                 # near the end of what is read, or in a text without an end, more of the file may make it whole
                 cut = error.pos > len(self._text) - 10 or error.msg.startswith("Unterminated string")
                 if not cut or self._ended:
-                    raise self._wrong(error.pos, f"not valid JSON: {error.msg}") from None
+                    raise self._wrong(error.pos, f"not valid JSON: {error.msg.removesuffix(' at')}") from None
                 self._read()
             else:
                 text, self._at = self._text[self._at : end], end

@@ -191,7 +191,8 @@ def _parse(text: str, place: str) -> dict[str, Any]:
             value = DECODER.decode(text)
     except json.JSONDecodeError as error:
         hint = "; expected one JSON object on each line" if text.lstrip()[:1] in ("[", "{") else ""
-        raise InputError(f"{place}: not valid JSON at column {error.colno}: {error.msg}{hint}") from None
+        said = error.msg.removesuffix(" at")  # some expect a place behind them
+        raise InputError(f"{place}: not valid JSON at column {error.colno}: {said}{hint}") from None
     return checked(value, text, place)
 
 

@@ -6,15 +6,17 @@ import contextlib
 import functools
 import json
 import logging
+import os
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 
+from rerankkit.bill import Costs
 from rerankkit.collection import (
     Collection,
     candidates_from_bm25,
@@ -34,6 +36,7 @@ from rerankkit.trec import Run, best_first, read_run, require_word, write_run, w
 
 logger = logging.getLogger("rerankkit")
 FirstStageOrder = Literal["given", "inverse", "random"]
+BEIR_FILES = ("corpus.jsonl", "queries.jsonl")
 
 
 def file_groups(queries: Path, docs: Path, run: Path | None, top: int) -> list[Group]:
@@ -47,8 +50,9 @@ def file_groups(queries: Path, docs: Path, run: Path | None, top: int) -> list[G
         raise InputError(f"{docs}: no document has a word of any query of {queries}, so there is nothing to rank")
     groups = Collection(corpus, asked).groups(found, [qid for qid in asked if found.get(qid)])
     for group in groups:  # before the work, as the run could not be written after it
-        for name, what in ((group.qid, "the query id"), *((docid, "the document id") for docid in group.doc_ids or [])):
-            require_word(name, what)
+        require_word(group.qid, f"{queries}: the query id")
+        for docid in group.doc_ids or []:
+            require_word(docid, f"{docs}: the document id")
     if without:
         source = f"{run} has no line" if run else "BM25 finds nothing"
         logger.warning(
@@ -122,12 +126,23 @@ def rerank(
         answered = functools.partial(bar.count, what="prompts")
         ranked = reranker.rank_groups(groups, finished=bar.advance, cache=cache, answered=answered, passages=passages)
     run = run_of(groups, ranked)
+    _report_faults(reranker.costs)
     if weight is None:
         return run
     first = first_run(groups)
     if first is None:
         raise InputError("--interpolate needs a first stage's scores, and these groups have none")
     return interpolate(run, first, weight)
+
+
+def _report_faults(costs: Costs) -> None:
+    if costs.parse_failures:
+        logger.warning(
+            "%d of %d answers were not as asked (%s); documents that an answer does not name keep their order",
+            costs.parse_failures,
+            costs.prompts + costs.cached,
+            ", ".join(f"{fault} {count}" for fault, count in costs.faults.items()),
+        )
 
 
 def rank_into(
@@ -147,31 +162,58 @@ def rank_into(
         kept: A file of answers that stays; else one beside the output, which goes when the run is there.
         costs: A file for what each query cost.
     """
-    path = kept or output.with_name(f"{output.name}.answers")
+    path = kept or answers_beside(output)
     for file in (output, path, costs):
         require_place(file)
     try:
         with contextlib.closing(ScoreCache(path)) as cache:
-            if len(cache):
-                logger.info("going on with the %d answers in %s", len(cache), path)
+            if before := len(cache):
+                logger.info("going on with the %d answers in %s", before, path)
             try:
                 run = rerank(reranker, groups, weight, cache, passages)
             finally:
                 if kept is None and not len(cache):
-                    path.unlink()  # nothing was answered, so nothing can be gone on from
+                    path.unlink(missing_ok=True)  # nothing was answered, so nothing can be gone on from
     except KeyboardInterrupt:
         raise Interrupted("interrupted; the same command goes on from here") from None
     write_run(run, output, tag)
-    if kept is None:
-        path.unlink(missing_ok=True)
-    if reranker.costs.cached:
-        logger.info(
-            "%d answers were at hand in %s, %d prompts were asked", reranker.costs.cached, path, reranker.costs.prompts
-        )
     if costs is not None:
         write_whole(costs, [json.dumps(reranker.bill.as_dict([group.qid for group in groups]), indent=1), "\n"])
+    if kept is None:
+        path.unlink(missing_ok=True)
+    if before:
+        logger.info("%d answers were at hand, %d prompts were asked", reranker.costs.cached, reranker.costs.prompts)
     if sys.stdout.isatty():
         Console(stderr=True).print(reranker.bill.table())
+
+
+def answers_beside(output: Path) -> Path:
+    """The file of answers that are kept until a run is written."""
+    return output.with_name(f"{output.name}.answers")
+
+
+def require_apart(written: Mapping[str, Path | None], read: Mapping[str, Path | None]) -> None:
+    """Refuse to write a file over one that is read, or two into one.
+
+    Args:
+        written: Files by the options that name them.
+        read: Files and folders likewise.
+    """
+    taken = {os.path.realpath(file): option for option, path in read.items() for file in _files_of(path)}
+    for option, path in written.items():
+        if path is None:
+            continue
+        if other := taken.get(place := os.path.realpath(path)):
+            raise InputError(f"{option} and {other} are one file, {path}; give {option} a name of its own")
+        taken[place] = option
+
+
+def _files_of(path: Path | None) -> Iterator[Path]:
+    if path is not None and path.is_dir():
+        yield from (path / f"{name}{ending}" for name in BEIR_FILES for ending in ("", ".gz"))
+        yield from (path / "qrels").glob("*.tsv")
+    elif path is not None:
+        yield path
 
 
 def require_place(file: Path | None) -> None:
@@ -184,6 +226,8 @@ def require_place(file: Path | None) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{file}: its folder cannot be made: {error.strerror}") from error
+    if not os.access(file.parent, os.W_OK):
+        raise RunError(f"{file}: nothing can be written to its folder, which is read-only or not yours; name another")
 
 
 def write(run: Run, output: Path) -> None:

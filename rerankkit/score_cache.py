@@ -31,6 +31,7 @@ class ScoreCache:
         with self._explained():
             # without isolation_level each statement is its own transaction, unless one is begun
             self._file = sqlite3.connect(self.path, _PATIENCE, isolation_level=None, check_same_thread=False)
+            self._file.text_factory = lambda text: text.decode(errors="replace")  # what is damaged is seen later
             self._file.execute("PRAGMA synchronous = NORMAL")
             with self._transaction():
                 (mark,) = self._file.execute("PRAGMA application_id").fetchone()
@@ -53,12 +54,13 @@ class ScoreCache:
     def find(self, keys: Sequence[bytes]) -> list[Reading | None]:
         with self._explained():
             rows = [self._file.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone() for key in keys]
-            return [None if row is None else Reading(*json.loads(row[0])) for row in rows]
+            return [None if row is None else _unsealed(key, row[0]) for key, row in zip(keys, rows, strict=True)]
 
     def keep(self, keys: Sequence[bytes], readings: Sequence[Reading]) -> None:
         """Write answers down for good."""
         values = [
-            (key, json.dumps([reading.scores, reading.faults])) for key, reading in zip(keys, readings, strict=True)
+            (key, _sealed(key, json.dumps([reading.scores, reading.faults])))
+            for key, reading in zip(keys, readings, strict=True)
         ]
         with self._explained(), self._transaction():
             self._file.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", values)
@@ -72,7 +74,8 @@ class ScoreCache:
         try:
             yield
         except BaseException:
-            self._file.execute("ROLLBACK")
+            if self._file.in_transaction:  # a full disk has ended it already
+                self._file.execute("ROLLBACK")
             raise
         self._file.execute("COMMIT")
 
@@ -80,6 +83,8 @@ class ScoreCache:
     def _explained(self) -> Iterator[None]:
         try:
             yield
+        except InputError:
+            raise
         except sqlite3.OperationalError as error:
             raise RunError(
                 f"the score cache {self.path} cannot be used ({error}); is the disk full, the file read-only, or held "
@@ -90,6 +95,18 @@ class ScoreCache:
                 f"{self.path} is damaged or no score cache ({error}); if it was one, delete it: everything is asked "
                 "again then"
             ) from error
+
+
+def _sealed(key: bytes, answer: str) -> str:
+    """An answer with a digest: sqlite does not see when what it holds has changed on a disk."""
+    return f"{hashlib.blake2b(key + answer.encode(), digest_size=8).hexdigest()} {answer}"
+
+
+def _unsealed(key: bytes, text: str) -> Reading:
+    answer = text.partition(" ")[2]
+    if text != _sealed(key, answer):
+        raise ValueError("an answer in it has changed")
+    return Reading(*json.loads(answer))
 
 
 class Answers:

@@ -10,7 +10,7 @@ import tiny_t5
 import torch
 import transformers
 
-from rerankkit.errors import InputError
+from rerankkit.errors import InputError, RunError
 from rerankkit.lora import Lora
 from rerankkit.prompt_tokens import padded
 from rerankkit.protocols import Batch, Writer
@@ -105,6 +105,32 @@ def test_a_decoder_writes_what_a_naive_loop_writes(architecture: str, lora: Lora
     alone = [model.write(encoded_batch(model, [read[text]], [(0, ids)]), NEW)[0] for text, ids in rows]
     assert alone == expected
     assert len({tuple(answer) for answer in expected}) > 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", ["causal", "decoder"])
+def test_an_answer_of_logits_that_are_not_finite_is_none(kind: str, value: float) -> None:
+    if kind == "causal":
+        model, _, prompts = causal("llama")
+        batch = causal_batch(model, prompts)
+    else:
+        model = tiny_t5.backbone("t5")
+        start = model.tokenizer.decoder_start_token_id
+        batch = encoded_batch(model, [[6, 7, 8, 1]], [(0, [start])])
+    output = model.model.get_output_embeddings()
+
+    def broken_once(module: Any, given: Any, logits: torch.Tensor) -> torch.Tensor:
+        steps.append(1)
+        logits = logits.clone()
+        logits[-1, -1, 30] = value if len(steps) == 3 else -torch.inf  # a token that is never written is no fault
+        return logits
+
+    steps: list[int] = []
+    output.register_forward_hook(broken_once)
+    assert len(model.write(batch, 2)) == len(batch.answer)
+    steps.clear()
+    with pytest.raises(RunError, match=r"not finite where it writes an answer.*try bf16 or fp32"):
+        model.write(batch, NEW)
 
 
 @pytest.mark.parametrize("kind", ["causal", "decoder"])

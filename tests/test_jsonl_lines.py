@@ -18,6 +18,7 @@ GOOD = b'{"a": "1"}\n'
     ("bad", "says"),
     [
         (b'{"a": "1"', "not valid JSON at column"),
+        (b'{"a": "1', "not valid JSON at column 9: Invalid control character; expected"),
         (b'{"a": 1,}', "not valid JSON at column"),
         (b'{"a": 1} {"b": 2}', "not valid JSON at column 10"),
         (b'{"a": 1, "a": 2}', 'the key "a" stands twice'),

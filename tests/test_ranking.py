@@ -12,7 +12,8 @@ import tiny
 from test_cli import Shell, shell, write
 
 from rerankkit import Reranker
-from rerankkit.protocols import Asked, Group, Order
+from rerankkit.heads.generated_order import GeneratedOrder
+from rerankkit.protocols import Asked, Group, Order, Reading
 from rerankkit.trec import read_run
 
 __all__ = ["shell"]
@@ -210,8 +211,13 @@ def test_one_candidate_identical_documents_and_a_query_without_any(shell: Shell,
         ("first.trec", "\n", ["--run", "first.trec"], "first.trec: no ranked document in this file"),
         ("first.trec", RUN + "q1 Q0 d1 3 0 x\n", ["--run", "first.trec"], "first.trec:5: query 'q1' has document 'd1'"),
         ("queries.jsonl", '{"_id": "q1", "text": "zebra"}\n', [], "no document has a word of any query"),
-        ("queries.jsonl", '{"_id": "q 1", "text": "file"}\n', [], "the query id 'q 1' cannot stand in a TREC run"),
-        ("corpus.jsonl", '{"_id": "d 1", "text": "file"}\n', [], "the document id 'd 1' cannot stand"),
+        (
+            "queries.jsonl",
+            '{"_id": "q 1", "text": "file"}\n',
+            [],
+            "queries.jsonl: the query id 'q 1' cannot stand in a TREC",
+        ),
+        ("corpus.jsonl", '{"_id": "d 1", "text": "file"}\n', [], "corpus.jsonl: the document id 'd 1' cannot stand"),
         ("first.trec", RUN, ["--tag", "a b"], "--tag 'a b' cannot stand in a TREC run"),
     ],
 )
@@ -229,3 +235,54 @@ def test_no_first_stage_has_no_order_to_change(shell: Shell, data: Path) -> None
     code, _, err = shell("evaluate", "r.cfg", "--data", "groups.jsonl", "--first-stage-order", "random")
     assert code == 2 and "--first-stage-order random: this data has no first stage" in err
     assert shell(*FILES, "--first-stage-order", "upwards", "--output", "out.trec")[0] == 2
+
+
+WRITTEN = (
+    *("--model.formatter.@formatters", "documents.v1", "--model.head.@heads", "generated_order.v1"),
+    *("--model.head.max_new_tokens", "4", "--model.strategy.@strategies", "sliding_window.v1"),
+)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (*FILES, "--run", "first.trec", "--output", "out.trec"),
+        ("evaluate", "r.cfg", "--data", ".", "--run", "first.trec", "--json"),
+        ("rank", "r.cfg", "--query", "open a file", "--docs", "corpus.jsonl"),
+    ],
+)
+def test_answers_that_are_none_are_told_wherever_it_is_printed(
+    shell: Shell, data: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GeneratedOrder, "read", lambda *_: Reading([2.0, 1.0], {"refused": 1, "out_of_range": 3}))
+    code, _, err = shell(*command, *WRITTEN, "--hits", "2")
+    asked = 1 if "--query" in command else 2
+    assert code == 0 and err == (
+        f"warning: {asked} of {asked} answers were not as asked (refused {asked}, out_of_range {3 * asked}); "
+        "documents that an answer does not name keep their order\n"
+    )
+    monkeypatch.setattr(GeneratedOrder, "read", lambda *_: Reading([1.0, 2.0], {}))
+    assert shell(*command, *WRITTEN, "--hits", "2")[::2] == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        ("first.trec bad.trec", 2, "bad.trec:1"),
+        ("first.trec --baseline nnoe", 2, "--baseline nnoe: none of the systems, which are first stage, r.cfg, first"),
+        ("first.trec --interpolate 0.5 --baseline nnoe", 2, "r.cfg (0.5) + first stage"),
+        ("--output r.cfg/out.trec", 1, "r.cfg/out.trec: its folder cannot be made"),
+        ("--output corpus.jsonl", 2, "--output and --data are one file"),
+        ("--output qrels/test.tsv", 2, "--output and --data are one file"),
+        ("--output first.trec --run first.trec", 2, "--output and --run are one file"),
+        ("first.trec --output ./first.trec", 2, "--output and the system first.trec are one file"),
+        ("--output r.cfg", 2, "--output and the system r.cfg are one file"),
+    ],
+)
+def test_what_is_wrong_is_said_before_a_model_ranks(
+    shell: Shell, data: Path, options: str, code: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Reranker, "rank_groups", lambda *_, **__: pytest.fail("the model was asked"))
+    write(data / "bad.trec", "q1 d1\n")
+    found, out, err = shell("evaluate", "r.cfg", *options.split(), "--data", ".")
+    assert (found, out) == (code, "") and said in err and len(err.splitlines()) == 1

@@ -17,7 +17,7 @@ import tiny
 import torch
 
 from rerankkit import Reranker, engine
-from rerankkit.errors import InputError
+from rerankkit.errors import InputError, RunError
 from rerankkit.protocols import Batch, Reading, Row
 from rerankkit.score_cache import ScoreCache
 from rerankkit.settings import Engine
@@ -199,11 +199,42 @@ def test_a_damaged_file_says_which_and_that_it_may_go(tmp_path: Path) -> None:
         ScoreCache(file).find([bytes([5, 5])])
 
 
+@pytest.mark.parametrize("answer", ["0.25", '[["x"], {}]', "{}", b"\xff", "undecodable", None])
+def test_an_answer_that_has_changed_in_the_file_is_none(tmp_path: Path, answer: object) -> None:
+    file, keys = tmp_path / "scores.sqlite", [b"one", b"other"]
+    ScoreCache(file).keep(keys, [Reading([0.5], {})] * 2)
+    changed = sqlite3.connect(file)
+    if answer == "0.25":
+        changed.execute("UPDATE answers SET answer = replace(answer, '0.5', '0.25') WHERE key = ?", keys[:1])
+    elif answer == "undecodable":
+        changed.execute("UPDATE answers SET answer = CAST(x'ff2030' AS TEXT) WHERE key = ?", keys[:1])
+    elif answer is None:
+        changed.execute("UPDATE answers SET answer = (SELECT replace(answer, '0.5', '1.5') FROM answers LIMIT 1)")
+    else:
+        changed.execute("UPDATE answers SET answer = ? WHERE key = ?", (answer, keys[0]))
+    changed.commit()
+    with pytest.raises(InputError, match=r"scores.sqlite is damaged or no score cache \(.*\); .* delete it"):
+        ScoreCache(file).find(keys)
+    if answer is not None:
+        assert ScoreCache(file).find(keys[1:]) == [Reading([0.5], {})]
+
+
+def test_a_full_disk_is_called_so(tmp_path: Path) -> None:
+    cache = ScoreCache(tmp_path / "scores.sqlite")
+    cache.keep([b"first"], [Reading([1.0], {})])
+    cache._file.execute("PRAGMA max_page_count = 4")  # sqlite's own way to say so
+    many = [bytes([i, j]) for i in range(100) for j in range(20)]
+    with pytest.raises(RunError, match="cannot be used .database or disk is full.; is the disk full"):
+        cache.keep(many, [Reading([1.0], {})] * len(many))
+    assert cache.find([b"first", many[0]]) == [Reading([1.0], {}), None], "what was kept stays, whole batches alone"
+
+
 def test_other_files_and_folders_are_refused(tmp_path: Path) -> None:
     other = sqlite3.connect(tmp_path / "other.sqlite")
     other.execute("CREATE TABLE mine (x)")
     other.commit()
-    with pytest.raises(InputError, match="other.sqlite is a database of something else"):
+    with pytest.raises(InputError, match="other.sqlite is a database of something else; name another") as refused:
         ScoreCache(tmp_path / "other.sqlite")
+    assert "delete" not in str(refused.value)
     with pytest.raises(InputError, match="there is no folder .*nowhere to keep a score cache in"):
         ScoreCache(tmp_path / "nowhere" / "scores.sqlite")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -45,10 +46,12 @@ class AllPairs:
         pairs = [(a, b) for a in range(count) for b in range(a + 1, count)]
         compare = PairComparisons(self.decide)
         leads = yield from together([compare.lead(a, b) for a, b in pairs])
-        wins = [0.0] * count
+        won: list[list[float]] = [[] for _ in range(count)]
         for (a, b), lead in zip(pairs, leads, strict=True):
-            wins[a] += (1 + lead) / 2
-            wins[b] += (1 - lead) / 2
+            won[a].append((1 + lead) / 2)
+            won[b].append((1 - lead) / 2)
+        # exact sums: those of equal documents come in different orders, and rounding must not tell them apart
+        wins = [math.fsum(own) for own in won]
         return sorted(enumerate(wins), key=lambda ranked: -ranked[1])
 
     def training_asks(self, group: Group) -> list[Asked]:

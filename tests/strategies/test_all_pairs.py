@@ -65,3 +65,15 @@ def test_it_trains_on_pairs_and_refuses_what_makes_no_sense() -> None:
         AllPairs().training_asks(Group("q", ["a", "b", "c"]))
     with pytest.raises(InputError, match=r"all_pairs.v1, decide: must be 'agree', .*, got 'both'"):
         AllPairs("both")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("decide", ["agree", "margin", "probability"])
+def test_equal_documents_keep_their_order(decide: str) -> None:
+    texts = [position % 5 for position in range(13)]
+    for seed in range(20):
+        answer = moody(seed)
+        order, _ = drive(AllPairs(decide), 13, lambda docs, answer=answer: answer(tuple(texts[i] for i in docs)))  # type: ignore[arg-type, misc]
+        for text in range(5):
+            own = [(position, score) for position, score in order if texts[position] == text]
+            assert [position for position, _ in own] == list(range(text, 13, 5))
+            assert len({score for _, score in own}) == 1
