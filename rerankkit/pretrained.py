@@ -16,6 +16,8 @@ from rerankkit.weights import check_model_name, loading, resolve_model
 
 Dtype = Literal["fp32", "bf16", "fp16", "auto"]
 Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"]
+ALIGNMENT = 64
+"""Bytes: where torch lets a tensor begin."""
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "auto": "auto"}
 
 
@@ -42,7 +44,16 @@ def load_model(
             use_safetensors=True,
             output_loading_info=True,
         )
+    _align(model)
     return model.eval(), set(report["missing_keys"])
+
+
+def _align(model: Any) -> None:
+    """Weights that are mapped from a file begin anywhere in memory, and some CPUs' sums then differ in the last bit
+    from those of the same weights elsewhere: a model would not score as it did before it was saved."""
+    for weight in model.parameters():
+        if weight.device.type == "cpu" and weight.data_ptr() % ALIGNMENT:
+            weight.data = weight.data.clone()
 
 
 def load_config(name: str, revision: str | None) -> Any:

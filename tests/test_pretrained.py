@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import tiny
 import tiny_encoders
 import torch
 import transformers
@@ -15,7 +18,7 @@ from rerankkit.backbones.hf_classifier import hf_classifier
 from rerankkit.backbones.hf_encoder import hf_encoder
 from rerankkit.checkpoint_files import stored_tensors
 from rerankkit.errors import InputError, RunError
-from rerankkit.pretrained import check_sources, file_beside, load_tokenizer, model_inputs, positions
+from rerankkit.pretrained import check_sources, file_beside, load_model, load_tokenizer, model_inputs, positions
 from rerankkit.protocols import Batch, Tokens
 
 COUNTING = ["Roberta", "RobertaPreLayerNorm", "XLMRoberta", "XLMRobertaXL", "Camembert", "MPNet", "IBert", "Xmod"]
@@ -127,3 +130,20 @@ def test_tensors_are_read_one_by_one_from_the_files_that_hold_them(tmp_path: Pat
     (tmp_path / "model.safetensors.index.json").write_text("{")
     with pytest.raises(RunError, match="index.json is not JSON"):
         stored_tensors(file, wanted)
+
+
+def test_weights_begin_where_torch_lets_tensors_begin(tmp_path: Path) -> None:
+    """Mapped from a file they begin anywhere, and the same weights would give scores that differ in the last bit."""
+    folder = Path(shutil.copytree(tiny.folder("qwen3"), tmp_path / "model"))
+    stored = safetensors.torch.load_file(tiny.folder("qwen3") / "model.safetensors")
+    mapped = set()
+    for pad in range(0, 64, 8):
+        safetensors.torch.save_file(stored, folder / "model.safetensors", {"format": "pt", "pad": "x" * pad})
+        plain = transformers.AutoModelForCausalLM.from_pretrained(folder)
+        mapped |= {weight.data_ptr() % 64 for weight in plain.parameters()}
+        model, _ = load_model(transformers.AutoModelForCausalLM, str(folder), "fp32", "auto", None)
+        weights = dict(model.named_parameters())
+        assert {weight.data_ptr() % 64 for weight in weights.values()} == {0}
+        assert all(torch.equal(weights[name], weight) for name, weight in stored.items())
+        assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert len(mapped) > 1  # else this test shows nothing
