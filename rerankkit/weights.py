@@ -161,6 +161,13 @@ def _explain_words(name: str, error: BaseException) -> InputError | RunError:
             f"{name!r} is of type {kind[1] if kind else 'unknown'!r}, which the installed transformers does not know; "
             "upgrade transformers or choose another model"
         )
+    if "Unrecognized configuration class" in text:
+        kind = re.search(r"(\w+)Config'", text)
+        return InputError(
+            f"{name!r} is of the kind {kind[1] if kind else 'unknown'}, which this backbone does not read; "
+            "hf_causal.v1 reads causal language models, hf_encoder_decoder.v1 T5 and its kin (recipes that end in "
+            "_t5), and hf_encoder.v1 encoders"
+        )
     if "model_type" in text:
         return InputError(f"{name!r}: its config.json lacks model_type, so it is not a model for transformers")
     if "custom code" in text or "trust_remote_code" in text:
