@@ -68,7 +68,9 @@ class Checker:
                 self.parts((name,), value, PARTS[name])
         self.fit(self.values.get("model", {}))
         for name, cls in SETTINGS.items():
-            self.keys((name,), self.values.get(name, {}), arguments(cls), f"[{name}]")
+            given, known = self.values.get(name, {}), arguments(cls)
+            self.keys((name,), given, known, f"[{name}]")
+            self.ask((name,), given, name, cls, known)
         self.keys(("recipe",), self.values.get("recipe", {}), RECIPE, "[recipe]")
         if "loss" in self.values and purpose != "load":
             self.block(("loss",), self.values["loss"], [registry.losses])
@@ -214,12 +216,12 @@ class Checker:
     def ask(
         self, section: Section, value: dict[str, Any], name: str, factory: Any, known: Mapping[str, Argument]
     ) -> None:
-        """Let a part that has a `check` look at the arguments that the check names, where nothing is wrong so far."""
+        """Let what has a `check` look at the arguments that the check names, where nothing is wrong so far."""
         check = own_check(factory)
         if check is None:
             return
         given = {key: argument.default for key, argument in known.items()} | value
-        (anchor,) = component_keys(value)
+        anchor = next(iter(component_keys(value)), "")
         given = {key: given[key] for key in inspect.signature(check).parameters if key in given}
         if any((*section, key) in self.faulty or v is BAD or v is REQUIRED for key, v in given.items()):
             return

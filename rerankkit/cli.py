@@ -131,11 +131,7 @@ def rank(
     from rerankkit import ranking
 
     ranking.check_options(interpolate, tag)
-    if output is not None:
-        answers = ranking.answers_beside(output) if cache is None else None
-        written = {"--output": output, "--cache": cache, "OUTPUT.answers": answers, "--costs": costs}
-        read = {"MODEL": Path(model), "--queries": queries, "--docs": docs, "--run": run}
-        ranking.require_apart(written, read)
+    ranking.require_apart(context.params)
     if query is not None:
         group = ranking.live_group(query, docs, top) if docs else None
         reranker = _load(model, overrides, code, trust_code)
@@ -173,9 +169,7 @@ def evaluate(
 
     names, overrides = evaluating.labels(systems), _overrides(context)
     weight, wanted = evaluating.parse_weight(interpolate), evaluating.parse_measures(measures)
-    ranking.require_apart(
-        {"--output": output}, {"--data": data, "--run": run} | {f"the system {s}": Path(s) for s in systems}
-    )
+    ranking.require_apart(context.params)
     given = evaluating.read_groups(data, split, top, run, limit) if data else None
     models = {
         name: Path(system) if evaluating.is_run(system) else _load(system, overrides, code, trust_code)

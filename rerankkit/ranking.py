@@ -11,7 +11,7 @@ import random
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -37,6 +37,8 @@ from rerankkit.trec import Run, best_first, read_run, require_word, write_run, w
 logger = logging.getLogger("rerankkit")
 FirstStageOrder = Literal["given", "inverse", "random"]
 BEIR_FILES = ("corpus.jsonl", "queries.jsonl")
+READ, WRITTEN = ("model", "systems", "queries", "docs", "data", "run"), ("output", "cache", "costs")
+"""The options that name files."""
 
 
 def file_groups(queries: Path, docs: Path, run: Path | None, top: int) -> list[Group]:
@@ -162,7 +164,8 @@ def rank_into(
         kept: A file of answers that stays; else one beside the output, which goes when the run is there.
         costs: A file for what each query cost.
     """
-    path = kept or answers_beside(output)
+    path = kept or output.with_name(f"{output.name}.answers")
+    require_apart({"cache": path, "costs": costs})
     for file in (output, path, costs):
         require_place(file)
     try:
@@ -187,33 +190,29 @@ def rank_into(
         Console(stderr=True).print(reranker.bill.table())
 
 
-def answers_beside(output: Path) -> Path:
-    """The file of answers that are kept until a run is written."""
-    return output.with_name(f"{output.name}.answers")
-
-
-def require_apart(written: Mapping[str, Path | None], read: Mapping[str, Path | None]) -> None:
+def require_apart(options: Mapping[str, Any]) -> None:
     """Refuse to write a file over one that is read, or two into one.
 
     Args:
-        written: Files by the options that name them.
-        read: Files and folders likewise.
+        options: What a command was given, by the options' names.
     """
-    taken = {os.path.realpath(file): option for option, path in read.items() for file in _files_of(path)}
-    for option, path in written.items():
-        if path is None:
-            continue
-        if other := taken.get(place := os.path.realpath(path)):
-            raise InputError(f"{option} and {other} are one file, {path}; give {option} a name of its own")
-        taken[place] = option
+    taken: dict[str, str] = {}
+    for option in READ:
+        given = options.get(option) or ()
+        for path in map(Path, [given] if isinstance(given, str | Path) else given):
+            taken |= {os.path.realpath(file): option for file in _files_of(path)}
+    for option in WRITTEN:
+        if chosen := options.get(option):
+            if other := taken.get(place := os.path.realpath(chosen)):
+                raise InputError(f"{option} and {other} are one file, {chosen}; give the {option} a name of its own")
+            taken[place] = option
 
 
-def _files_of(path: Path | None) -> Iterator[Path]:
-    if path is not None and path.is_dir():
-        yield from (path / f"{name}{ending}" for name in BEIR_FILES for ending in ("", ".gz"))
-        yield from (path / "qrels").glob("*.tsv")
-    elif path is not None:
-        yield path
+def _files_of(path: Path) -> Iterator[Path]:
+    """A file, or those that are read of a BEIR folder."""
+    yield path
+    yield from (path / f"{name}{ending}" for name in BEIR_FILES for ending in ("", ".gz"))
+    yield from (path / "qrels").glob("*.tsv")
 
 
 def require_place(file: Path | None) -> None:

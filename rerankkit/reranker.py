@@ -126,6 +126,8 @@ class Reranker:
         Args:
             passages: Cut long documents so; the best passage speaks for its document.
         """
+        if isinstance(docs, str):
+            raise InputError("rank takes a list of documents; put the one text into a list")
         return self.rank_groups([Group(query, list(docs))], top_k, passages=passages)[0]
 
     def rank_groups(
@@ -148,8 +150,7 @@ class Reranker:
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k = {top_k} must be at least 1")
         for number, group in enumerate(groups):
-            if not group.query.strip():
-                raise InputError(f"the query of group {group.qid or number} is empty; give it some text")
+            _require_texts(group, group.qid or str(number))
         self._require_trained()
         answers = cache.of(self.fingerprint()) if cache is not None else None
         asked, owners = list(groups), list[list[int]]()
@@ -177,6 +178,8 @@ class Reranker:
         Args:
             normalize: Sigmoid of the scores, for display. Rankings never use it.
         """
+        if isinstance(pairs, str):
+            raise InputError("compute_score takes pairs of texts, [[query, document]]; it was given one text")
         if len(pairs) == 2 and all(isinstance(text, str) for text in pairs):
             return self.compute_score([[str(text) for text in pairs]], normalize)
         self._require_trained()
@@ -233,3 +236,13 @@ class Reranker:
             "train it first (rerankkit train), or name a checkpoint that has one; `reranker.untrained = False` ranks "
             "all the same"
         )
+
+
+def _require_texts(group: Group, name: str) -> None:
+    if not isinstance(group.query, str):
+        raise InputError(f"the query of group {name} must be a text; got {group.query!r:.120}")
+    if not group.query.strip():
+        raise InputError(f"the query of group {name} is empty; give it some text")
+    for position, text in enumerate(group.docs):
+        if not isinstance(text, str):
+            raise InputError(f"document {position} of group {name} must be a text; got {text!r:.120}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
+
+from rerankkit.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,18 @@ class Engine:
 
     batch_tokens: int = 2048
     prefix_tokens: int = 16384
+
+    def __post_init__(self) -> None:
+        for argument, message in self.check(self.batch_tokens, self.prefix_tokens):
+            raise InputError(f"[engine] {argument}: {message}")
+
+    @staticmethod
+    def check(batch_tokens: int = batch_tokens, prefix_tokens: int = prefix_tokens) -> Iterator[tuple[str, str]]:
+        """Say which numbers make no sense."""
+        if batch_tokens < 1:
+            yield "batch_tokens", f"must be at least 1, got {batch_tokens}"
+        if prefix_tokens < 0:
+            yield "prefix_tokens", f"must be at least 0, which keeps nothing, got {prefix_tokens}"
 
 
 @dataclass(frozen=True)

@@ -288,6 +288,9 @@ def test_a_part_looks_at_its_own_arguments(recipe: Any, settings: str, messages:
     [
         ("[engin]\na = 1", "21 [engin] no recipe has this section; did you mean 'engine'?"),
         ("[engine]\nbatch_tokens = true", "22 [engine] batch_tokens: expected an int, got true"),
+        ("[engine]\nbatch_tokens = 0", "22 [engine] batch_tokens: must be at least 1, got 0"),
+        ("[engine]\nprefix_tokens = -1",
+         "22 [engine] prefix_tokens: must be at least 0, which keeps nothing, got -1"),
         ("[engine.more]\na = 1\n[engine]",
          "21 [engine] [engine] has no key 'more'; it has batch_tokens, prefix_tokens"),
         ('[engine]\n@heads = "yes_no.v1"', "22 [engine] @heads: this section holds plain values, not a part"),

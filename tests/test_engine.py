@@ -288,3 +288,12 @@ def test_equal_documents_of_many_queries_keep_their_order(monkeypatch: pytest.Mo
         found = {position: (score, -place) for place, (position, score) in enumerate(order)}
         for position in range(15):
             assert found[position][0] == found[position + 15][0] and found[position] > found[position + 15]
+
+
+@pytest.mark.parametrize("wrong", [{"batch_tokens": 0}, {"batch_tokens": -5}, {"prefix_tokens": -1}])
+def test_budgets_that_make_no_sense_are_refused(wrong: dict[str, int]) -> None:
+    (name,) = wrong
+    with pytest.raises(InputError, match=rf"\[engine\] {name}: must be at least .*, got -?\d"):
+        Engine(**wrong)
+    found, _ = scores(parts(), GROUPS, Engine(prefix_tokens=0))
+    assert worst(found, naive("llama")) < WANTED

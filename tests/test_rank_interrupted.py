@@ -120,14 +120,14 @@ def test_a_folder_that_is_read_only_is_said_before_the_work(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("--output docs.tsv", "--output and --docs are one file, docs.tsv"),
-        ("--output ./first.trec", "--output and --run are one file"),
-        ("--output o.trec --costs o.trec", "--costs and --output are one file"),
-        ("--output o.trec --costs o.trec.answers", "--costs and OUTPUT.answers are one file"),
-        ("--output o.trec --cache kept --costs kept", "--costs and --cache are one file"),
-        ("--output o.trec --cache queries.tsv", "--cache and --queries are one file"),
-        ("--output r.cfg", "--output and MODEL are one file"),
-        ("--output corpus.jsonl --docs .", "--output and --docs are one file"),
+        ("--output docs.tsv", "output and docs are one file, docs.tsv"),
+        ("--output ./first.trec", "output and run are one file"),
+        ("--output o.trec --costs o.trec", "costs and output are one file"),
+        ("--output o.trec --costs o.trec.answers", "costs and cache are one file"),
+        ("--output o.trec --cache kept --costs kept", "costs and cache are one file"),
+        ("--output o.trec --cache queries.tsv", "cache and queries are one file"),
+        ("--output r.cfg", "output and model are one file"),
+        ("--output corpus.jsonl --docs .", "output and docs are one file"),
     ],
 )
 def test_nothing_is_written_over_what_is_read_or_written_beside_it(

@@ -272,11 +272,11 @@ def test_answers_that_are_none_are_told_wherever_it_is_printed(
         ("first.trec --baseline nnoe", 2, "--baseline nnoe: none of the systems, which are first stage, r.cfg, first"),
         ("first.trec --interpolate 0.5 --baseline nnoe", 2, "r.cfg (0.5) + first stage"),
         ("--output r.cfg/out.trec", 1, "r.cfg/out.trec: its folder cannot be made"),
-        ("--output corpus.jsonl", 2, "--output and --data are one file"),
-        ("--output qrels/test.tsv", 2, "--output and --data are one file"),
-        ("--output first.trec --run first.trec", 2, "--output and --run are one file"),
-        ("first.trec --output ./first.trec", 2, "--output and the system first.trec are one file"),
-        ("--output r.cfg", 2, "--output and the system r.cfg are one file"),
+        ("--output corpus.jsonl", 2, "output and data are one file"),
+        ("--output qrels/test.tsv", 2, "output and data are one file"),
+        ("--output first.trec --run first.trec", 2, "output and run are one file"),
+        ("first.trec --output ./first.trec", 2, "output and systems are one file"),
+        ("--output r.cfg", 2, "output and systems are one file"),
     ],
 )
 def test_what_is_wrong_is_said_before_a_model_ranks(

@@ -118,6 +118,23 @@ def test_bad_questions_are_refused() -> None:
         reranker().rank("a cat", ["fine", "\ud800"])
 
 
+@pytest.mark.parametrize("wrong", [None, 7, {"text": "a"}, ["a"], b"a"])
+def test_what_is_no_text_is_refused_by_its_place(wrong: Any) -> None:
+    with pytest.raises(InputError, match=r"document 1 of group 0 must be a text; got "):
+        reranker().rank("q", ["a", wrong])
+    with pytest.raises(InputError, match=r"document 0 of group named must be a text; got "):
+        reranker().rank_groups([Group("q", ["a"]), Group("q", [wrong], qid="named")])
+    with pytest.raises(InputError, match="the query of group 0 must be a text; got "):
+        reranker().rank(wrong, ["a"])
+
+
+def test_one_text_is_not_taken_for_its_letters() -> None:
+    with pytest.raises(InputError, match="rank takes a list of documents; put the one text into a list"):
+        reranker().rank("q", "ab")
+    with pytest.raises(InputError, match=r"pairs of texts, .* given one text"):
+        reranker().compute_score("qd")
+
+
 def test_ranking_is_the_same_again_and_leaves_the_seeds_alone() -> None:
     first = reranker().rank(GROUP.query, GROUP.docs)
     torch.manual_seed(5)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import tiny
+import tiny_t5
 import torch
 import transformers
 
@@ -158,6 +159,11 @@ def test_missing_weights_are_refused(tmp_path: Path) -> None:
     safetensors.torch.save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(RunError, match="lacks weights of a causal language model, such as lm_head.weight"):
         hf_causal(str(folder))
+
+
+def test_an_encoder_with_a_decoder_is_told_where_it_belongs() -> None:
+    with pytest.raises(InputError, match=r"is of the kind T5, .* hf_encoder_decoder\.v1 T5 and its kin .*_t5"):
+        hf_causal(str(tiny_t5.folder("t5")))
 
 
 @pytest.mark.parametrize("kind", ["LlamaForSequenceClassification", "LlamaModel", "BertForMaskedLM"])
