@@ -130,8 +130,7 @@ def rank(
         )
     from rerankkit import ranking
 
-    ranking.check_options(interpolate, tag)
-    ranking.require_apart(context.params)
+    ranking.check_options(context.params)
     if query is not None:
         group = ranking.live_group(query, docs, top) if docs else None
         reranker = _load(model, overrides, code, trust_code)

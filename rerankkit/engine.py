@@ -6,12 +6,11 @@ is batched without knowing it. What the work cost is counted here and nowhere el
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,11 +37,9 @@ from rerankkit.protocols import (
 )
 from rerankkit.registry import registry
 from rerankkit.rounds import Ranking, rounds
+from rerankkit.rows_ahead import rows_ahead
 from rerankkit.score_cache import Answers
 from rerankkit.settings import Engine
-
-ENCODED_AT_ONCE = 1024
-"""How many asks are tokenized at once, while those before them are computed."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +180,7 @@ class Scoring:
         order = sorted(range(len(asks)), key=lambda number: first[id(asks[number].group)])
         scores: list[list[float]] = [[] for _ in asks]
         numbers = iter(order)
-        for rows in _encoded_ahead(self.parts, [asks[number] for number in order]):
+        for rows in rows_ahead([asks[number] for number in order], partial(_rows, self.parts)):
             some = [next(numbers) for _ in rows]
             questions = [_Question(asks[n], queries[n], row) for n, row in zip(some, rows, strict=True)]
             self._answer(questions)
@@ -375,36 +372,6 @@ def _rows(parts: Parts, asks: Sequence[Ask]) -> list[Row]:
 def _shares(parts: Parts) -> bool:
     """Whether the beginning of prompts is read apart; a model writes after whole ones."""
     return parts.backbone.shares_prefix and not isinstance(parts.head, AnswerReader)
-
-
-def _encoded_ahead(parts: Parts, asks: Sequence[Ask]) -> Iterator[list[Row]]:
-    """The rows of the asks, some at a time; the next ones are made while the caller works on these."""
-    pieces = list(_pieces(asks))
-    if len(pieces) < 2:
-        yield from (_rows(parts, piece) for piece in pieces)
-        return
-    with ThreadPoolExecutor(max_workers=1) as tokenizing:
-        ahead = tokenizing.submit(_rows, parts, pieces[0])
-        for piece in pieces[1:]:
-            rows, ahead = ahead.result(), tokenizing.submit(_rows, parts, piece)
-            yield rows
-        yield ahead.result()
-
-
-def _pieces(asks: Sequence[Ask]) -> Iterator[Sequence[Ask]]:
-    """Some asks at a time, those of a group together unless they alone are too many: equal prompts are asked once among
-    those of one time, and equal documents then have equal scores."""
-    start = end = 0
-    for _, own in itertools.groupby(asks, lambda ask: id(ask.group)):
-        begin, end = end, end + len(list(own))
-        if begin > start and end - start > ENCODED_AT_ONCE:
-            yield asks[start:begin]
-            start = begin
-        while end - start > ENCODED_AT_ONCE:
-            yield asks[start : start + ENCODED_AT_ONCE]
-            start += ENCODED_AT_ONCE
-    if end > start:
-        yield asks[start:end]
 
 
 def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:

@@ -277,12 +277,9 @@ class Collator(Protocol):
 
 @runtime_checkable
 class Backbone(Protocol):
-    """A model with its tokenizer. `module` holds its weights; `shares_prefix` says whether it can go on from the
-    state of a prefix.
+    """A model with its tokenizer. `module` holds its weights; `shares_prefix` says whether it can go on from a prefix.
 
-    `read_shared` gives the state of each row, which is what is kept of it, each after one of `before` where these are
-    given. `hidden` takes the states of the batch's shared rows, or reads them itself.
-    """
+    `read_shared` gives what is kept of each row, where given after one of `before`; `hidden` goes on from these."""
 
     tokenizer: Any
     module: Any

@@ -102,11 +102,17 @@ def _best_of(query: str, corpus: dict[str, str], top: int) -> list[Group]:
     return Collection(corpus, {"query": query}).groups(found)
 
 
-def check_options(weight: float | None, tag: str) -> None:
-    """Refuse an interpolation weight that is none, and a tag that cannot stand in a run."""
-    require_word(tag, "--tag")
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse an interpolation weight that is none, a tag that cannot stand in a run, and files that must not be one.
+
+    Args:
+        options: What `rank` was given, by the options' names.
+    """
+    require_word(options["tag"], "--tag")
+    weight = options["interpolate"]
     if weight is not None and not 0 <= weight <= 1:
         raise InputError(f"--interpolate {weight}: expected a weight between 0 and 1")
+    require_apart(options)
 
 
 def in_passages(tokens: int | None) -> Passages | None:

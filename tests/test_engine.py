@@ -14,7 +14,7 @@ import pytest
 import tiny
 import torch
 
-from rerankkit import engine, prefixes
+from rerankkit import engine, prefixes, rows_ahead
 from rerankkit.backbones.hf_causal import HFCausal
 from rerankkit.bill import Costs
 from rerankkit.collators.sequence import SequenceCollator
@@ -266,20 +266,20 @@ def test_a_formatter_without_labels_is_told_of_one_that_has_some() -> None:
 
 @pytest.mark.parametrize("at_once", [1, 5, 16, 40, 1024])
 def test_asks_of_a_group_are_made_rows_together(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "ENCODED_AT_ONCE", at_once)
+    monkeypatch.setattr(rows_ahead, "ENCODED_AT_ONCE", at_once)
     groups = [tiny.group(number, docs) for number, docs in enumerate((5, 1, 12, 3, 16, 16, 2, 0, 7), start=20)]
     asks = [Ask(group, (position,)) for group in groups for position in range(len(group.docs))]
-    pieces = list(engine._pieces(asks))
+    pieces = list(rows_ahead._pieces(asks))
     assert [ask for piece in pieces for ask in piece] == asks
     assert all(0 < len(piece) <= at_once for piece in pieces)
     for group in groups:
         over = sum(any(ask.group is group for ask in piece) for piece in pieces)
         assert over <= 1 or len(group.docs) > at_once
-    assert list(engine._pieces([])) == []
+    assert list(rows_ahead._pieces([])) == []
 
 
 def test_equal_documents_of_many_queries_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "ENCODED_AT_ONCE", 50)
+    monkeypatch.setattr(rows_ahead, "ENCODED_AT_ONCE", 50)
     texts = [tiny.sentence(number, 3 + number) for number in range(15)]
     groups = [Group(f"query {number} how do I open", texts * 2) for number in range(12)]
     orders, bill = engine.run(parts(), groups, Engine())
