@@ -227,6 +227,9 @@ def test_a_full_disk_is_called_so(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot be used .database or disk is full.; is the disk full"):
         cache.keep(many, [Reading([1.0], {})] * len(many))
     assert cache.find([b"first", many[0]]) == [Reading([1.0], {}), None], "what was kept stays, whole batches alone"
+    with pytest.raises(OSError, match="the disk is full"), cache._transaction():
+        cache._file.execute("ROLLBACK")  # as sqlite does by itself where it cannot write
+        raise OSError("the disk is full")
 
 
 def test_other_files_and_folders_are_refused(tmp_path: Path) -> None:
