@@ -375,10 +375,14 @@ def _shares(parts: Parts) -> bool:
 
 
 def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Numbers of rows of like length, longest first, each batch within the budget with its padding."""
+    """Numbers of rows of like length, longest first, each batch within the budget with its padding; a batch that has a
+    fourth of the budget takes no row that a tenth of would be padding."""
     batch: list[int] = []
     for number in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > batch_tokens:
+        longest = lengths[batch[0]] if batch else 0
+        full = longest * (len(batch) + 1) > batch_tokens
+        uneven = longest * len(batch) > batch_tokens // 4 and lengths[number] < 0.9 * longest
+        if batch and (full or uneven):
             yield batch
             batch = []
         batch.append(number)
