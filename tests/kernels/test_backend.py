@@ -54,8 +54,8 @@ def test_it_compiles_into_one_graph(name: str) -> None:
     ours = torch.autograd.grad(found[finite].square().sum(), (q, d))
     theirs = torch.autograd.grad(wanted[finite].square().sum(), (q, d))
     assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
-    with torch.no_grad():
-        assert torch.equal(torch.compile(OPS[name], fullgraph=True, backend="aot_eager")(q, d), wanted)
+    with torch.no_grad():  # where likelihoods are added up another way than with the gradient beside them
+        torch.testing.assert_close(torch.compile(OPS[name], fullgraph=True, backend="aot_eager")(q, d), wanted)
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -95,7 +95,7 @@ def test_inference_mode(name: str) -> None:
     q, d = inputs()
     with torch.inference_mode():
         found = OPS[name](q, d)
-    assert torch.equal(found, OPS[name](q, d))
+    torch.testing.assert_close(found, OPS[name](q, d).detach())
 
 
 def test_triton_that_cannot_run_is_an_error_and_auto_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
