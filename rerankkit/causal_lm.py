@@ -44,7 +44,7 @@ def cached(output: Any, tokens: Tokens, before: Sequence[PrefixState]) -> list[P
     """What a decoder's cache holds of each row and of the prefix that it went on from."""
     layers = output.past_key_values.layers
     found, longest = [], layers[0].keys.shape[2] - tokens.ids.shape[1]
-    for row, length in enumerate(tokens.lengths().tolist()):
+    for row, length in enumerate(tokens.real().sum(1).tolist()):
         own = slice(longest, longest + length)
         keys, values = (torch.stack([kept[row, :, own] for kept in some]) for some in _keys_and_values(layers))
         if before:

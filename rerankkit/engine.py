@@ -17,7 +17,7 @@ import torch
 
 from rerankkit.bill import Bill
 from rerankkit.errors import InputError, RunError
-from rerankkit.prefixes import Beginnings, Shared, States, share, whole
+from rerankkit.prefixes import Beginnings, Shared, States, share, shared_by, whole
 from rerankkit.protocols import (
     AnswerReader,
     Ask,
@@ -66,7 +66,7 @@ def encode(parts: Parts, asks: Sequence[Ask]) -> list[Row]:
 
 def collate(parts: Parts, rows: Sequence[Row]) -> Batch:
     """One batch of rows with what they share."""
-    shared = list(dict.fromkeys(row.shared for row in rows if row.shared))
+    shared = shared_by(rows)
     if shared and not all(row.shared for row in rows):
         rows, shared = [whole(row) for row in rows], []
     return parts.collator.collate(rows, parts.backbone.tokenizer, shared)
@@ -222,7 +222,7 @@ class Scoring:
 
     def _ask_sharing(self, questions: list[_Question]) -> None:
         """Ask what begins alike; where too little memory is left to read the beginnings, those of some at a time."""
-        shared = list(dict.fromkeys(question.row.shared for question in questions))
+        shared = shared_by([question.row for question in questions])
         try:
             self._read_shared(questions)
         except torch.OutOfMemoryError as error:
@@ -313,9 +313,7 @@ class Scoring:
     def _read_scores(self, questions: list[_Question]) -> list[Reading]:
         """Read the scores of each row off the head's rectangle of them."""
         start, rows = time.perf_counter(), [question.row for question in questions]
-        shared = list(dict.fromkeys(row.shared for row in rows if row.shared))
-        batch = self.parts.collator.collate(rows, self.parts.backbone.tokenizer, shared)
-        states = [self._states[one] for one in shared]
+        batch, states = collate(self.parts, rows), [self._states[one] for one in shared_by(rows)]
         scores = forward(self.parts, batch.to(device(self.parts)), states).tolist()
         self.bill.add_passes([question.query for question in questions], batch.tokens, time.perf_counter() - start)
         asked = [len(row.choices) or len(row.labels) or None for row in rows]
@@ -338,7 +336,7 @@ class Scoring:
         seconds = time.perf_counter() - start
         self.bill.add_passes([question.query for question in questions], batch.tokens, seconds, steps)
         if batch.shared is not None:
-            shared = list(dict.fromkeys(row.shared for row in rows))
+            shared = shared_by(rows)
             self._bill_shared(shared, [len(one) for one in shared], batch.shared, questions, 0.0)
         for question, tokens in zip(questions, written, strict=True):
             for costs in self.bill.of(question.query):

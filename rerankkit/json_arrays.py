@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rerankkit.errors import InputError
-from rerankkit.jsonl_lines import DAMAGE, DECODER, Line, checked, damaged, open_file, read_lines, refusing
+from rerankkit.jsonl_lines import DAMAGE, DECODER, Line, checked, complaint, damaged, open_file, read_lines, refusing
 
 CHUNK = 1 << 20
 HEAD = 1 << 10
@@ -62,7 +62,7 @@ class _Array:
                 # near the end of what is read, or in a text without an end, more of the file may make it whole
                 cut = error.pos > len(self._text) - 10 or error.msg.startswith("Unterminated string")
                 if not cut or self._ended:
-                    raise self._wrong(error.pos, f"not valid JSON: {error.msg.removesuffix(' at')}") from None
+                    raise self._wrong(error.pos, f"not valid JSON: {complaint(error)}") from None
                 self._read()
             else:
                 text, self._at = self._text[self._at : end], end

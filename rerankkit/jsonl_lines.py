@@ -185,14 +185,18 @@ def _nearest_file(path: Path) -> str:
     return nearest(sorted(p.name for p in path.parent.iterdir()), [path.name]) if path.parent.is_dir() else ""
 
 
+def complaint(error: json.JSONDecodeError) -> str:
+    """What a decoder says is wrong, without the place that some of its sentences expect behind them."""
+    return error.msg.removesuffix(" at")
+
+
 def _parse(text: str, place: str) -> dict[str, Any]:
     try:
         with refusing(place):
             value = DECODER.decode(text)
     except json.JSONDecodeError as error:
         hint = "; expected one JSON object on each line" if text.lstrip()[:1] in ("[", "{") else ""
-        said = error.msg.removesuffix(" at")  # some expect a place behind them
-        raise InputError(f"{place}: not valid JSON at column {error.colno}: {said}{hint}") from None
+        raise InputError(f"{place}: not valid JSON at column {error.colno}: {complaint(error)}{hint}") from None
     return checked(value, text, place)
 
 

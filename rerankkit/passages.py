@@ -39,18 +39,24 @@ class Passages:
 
     def of(self, text: str, tokenizer: Any) -> list[str]:
         """The passages of a document, from its beginning."""
-        ((ids, spans),) = encoded([text], tokenizer)
-        if len(ids) <= self.tokens:
-            return [text]
-        starts = range(0, len(ids) - self.overlap, self.tokens - self.overlap)[: self.most]
-        ends = [min(start + self.tokens, len(ids)) - 1 for start in starts]
-        return [text[spans[start][0] : spans[end][1]] for start, end in zip(starts, ends, strict=True)]
+        return self._of_each([text], tokenizer)[0]
 
     def cut(self, group: Group, tokenizer: Any) -> tuple[Group, list[int]]:
         """A group of passages in place of documents, and which document each of them is of."""
-        pieces = [self.of(text, tokenizer) for text in group.docs]
+        pieces = self._of_each(group.docs, tokenizer)
         owners = [position for position, found in enumerate(pieces) for _ in found]
         return Group(group.query, [text for found in pieces for text in found], qid=group.qid), owners
+
+    def _of_each(self, texts: list[str], tokenizer: Any) -> list[list[str]]:
+        return [self._between(text, spans) for text, (_, spans) in zip(texts, encoded(texts, tokenizer), strict=True)]
+
+    def _between(self, text: str, spans: Sequence[tuple[int, int]]) -> list[str]:
+        """The passages of a text whose tokens stand for these characters."""
+        if len(spans) <= self.tokens:
+            return [text]
+        starts = range(0, len(spans) - self.overlap, self.tokens - self.overlap)[: self.most]
+        ends = [min(start + self.tokens, len(spans)) - 1 for start in starts]
+        return [text[spans[start][0] : spans[end][1]] for start, end in zip(starts, ends, strict=True)]
 
 
 def by_best_passage(order: Order, owners: Sequence[int]) -> Order:

@@ -57,6 +57,11 @@ def share(groups: Sequence[Group], rows: Sequence[Row]) -> None:
                 _divide(row, len(stem), 0)
 
 
+def shared_by(rows: Sequence[Row]) -> list[Shared]:
+    """What some of the rows share, each once."""
+    return list(dict.fromkeys(row.shared for row in rows if row.shared))
+
+
 def whole(row: Row) -> Row:
     """The row as it was before its beginning was shared."""
     scored = None if row.scored is None else [-1] * len(row.shared) + row.scored

@@ -121,6 +121,11 @@ def model_inputs(module: Any, tokens: Tokens) -> dict[str, Any]:
     return inputs
 
 
+def unpadded(states: torch.Tensor, tokens: Tokens) -> list[torch.Tensor]:
+    """Hidden states [texts, longest, width] of each text by itself. [length, width]"""
+    return [own[:length] for own, length in zip(states, tokens.real().sum(1).tolist(), strict=True)]
+
+
 def padded(states: Sequence[torch.Tensor]) -> torch.Tensor:
     """Hidden states [length, width] of several texts as one tensor. [texts, longest, width]"""
     return torch.nn.utils.rnn.pad_sequence(list(states), batch_first=True)

@@ -255,16 +255,15 @@ def _prompts(
 
 def _ids(batch: Batch, number: int) -> tuple[list[int], list[int]]:
     """The real tokens of a batch's row: those of its prefix, and its own."""
-    own = _real(batch.tokens, number)
+    own = _without_padding(batch.tokens, number)
     if batch.shared is None or batch.shared_of is None:
         return [], own
-    return _real(batch.shared, int(batch.shared_of[number])), own
+    return _without_padding(batch.shared, int(batch.shared_of[number])), own
 
 
-def _real(tokens: Tokens, row: int) -> list[int]:
-    """A row without padding; what a query is filled up with is compared, though nothing attends to it."""
-    real = tokens.mask[row].bool() if tokens.compared is None else tokens.mask[row].bool() | tokens.compared[row]
-    return tokens.ids[row][real].tolist()
+def _without_padding(tokens: Tokens, row: int) -> list[int]:
+    """What a query is filled up with is no padding: it is compared, though nothing attends to it."""
+    return tokens.ids[row][tokens.real()[row]].tolist()
 
 
 def _tokens(ids: list[int], roles: Sequence[Role], tokenizer: Any) -> list[Token]:

@@ -162,13 +162,13 @@ class Tokens:
     type_ids: torch.Tensor | None = None
     compared: torch.Tensor | None = None
 
-    def lengths(self) -> torch.Tensor:
-        """How many tokens of each row are attended to or compared. [rows]"""
-        return (self.mask if self.compared is None else self.mask | self.compared.to(self.mask.dtype)).sum(1)
+    def real(self) -> torch.Tensor:
+        """Which tokens are attended to or compared, and so no padding. [rows, length], bool"""
+        return self.mask.bool() if self.compared is None else self.mask.bool() | self.compared
 
     def take(self, rows: torch.Tensor) -> Tokens:
         """Some of the rows, without the padding that only the others needed."""
-        width = int(self.lengths()[rows].max()) if len(rows) else 0
+        width = int(self.real()[rows].sum(1).max()) if len(rows) else 0
         types, compared = (value if value is None else value[rows, :width] for value in (self.type_ids, self.compared))
         return Tokens(self.ids[rows, :width], self.mask[rows, :width], types, compared)
 

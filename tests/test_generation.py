@@ -84,6 +84,16 @@ def encoded_batch(model: Any, read: list[list[int]], rows: list[tuple[int, list[
     return Batch(tokens, torch.tensor([len(i) - 1 for _, i in rows]), padded(read, model.tokenizer), shared_of)
 
 
+def of_either_kind(kind: str, architecture: str, texts: list[list[int]]) -> tuple[Any, Batch]:
+    """A causal model with its prompts, or an encoder-decoder whose decoder begins after each of these texts."""
+    if kind == "causal":
+        model, _, prompts = causal("llama")
+        return model, causal_batch(model, prompts)
+    model = tiny_t5.backbone(architecture)
+    start = model.tokenizer.decoder_start_token_id
+    return model, encoded_batch(model, texts, [(number, [start]) for number in range(len(texts))])
+
+
 @pytest.mark.parametrize("lora", [None, Lora(r=4, merge=False)])
 @pytest.mark.parametrize("architecture", tiny_t5.NAMES)
 def test_a_decoder_writes_what_a_naive_loop_writes(architecture: str, lora: Lora | None) -> None:
@@ -110,13 +120,7 @@ def test_a_decoder_writes_what_a_naive_loop_writes(architecture: str, lora: Lora
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("kind", ["causal", "decoder"])
 def test_an_answer_of_logits_that_are_not_finite_is_none(kind: str, value: float) -> None:
-    if kind == "causal":
-        model, _, prompts = causal("llama")
-        batch = causal_batch(model, prompts)
-    else:
-        model = tiny_t5.backbone("t5")
-        start = model.tokenizer.decoder_start_token_id
-        batch = encoded_batch(model, [[6, 7, 8, 1]], [(0, [start])])
+    model, batch = of_either_kind(kind, "t5", [[6, 7, 8, 1]])
     output = model.model.get_output_embeddings()
 
     def broken_once(module: Any, given: Any, logits: torch.Tensor) -> torch.Tensor:
@@ -135,13 +139,7 @@ def test_an_answer_of_logits_that_are_not_finite_is_none(kind: str, value: float
 
 @pytest.mark.parametrize("kind", ["causal", "decoder"])
 def test_a_checkpoints_sampling_and_penalties_are_left_out(kind: str) -> None:
-    if kind == "causal":
-        model, _, prompts = causal("llama")
-        batch = causal_batch(model, prompts)
-    else:
-        model = tiny_t5.backbone("bart")
-        start = model.tokenizer.decoder_start_token_id
-        batch = encoded_batch(model, [[6, 7, 8, 1], [9, 1]], [(0, [start]), (1, [start])])
+    model, batch = of_either_kind(kind, "bart", [[6, 7, 8, 1], [9, 1]])
     plain = model.write(batch, NEW)
     settings = model.model.generation_config
     settings.update(**WILD)

@@ -73,8 +73,7 @@ class HFEncoder:
 
     def read_shared(self, shared: Tokens, before: Sequence[torch.Tensor] = ()) -> list[torch.Tensor]:
         """Hidden states of each query [length, width]."""
-        lengths = shared.lengths().tolist()
-        return [states[:length] for states, length in zip(self._states(shared), lengths, strict=True)]
+        return pretrained.unpadded(self._states(shared), shared)
 
     def hidden(self, batch: Batch, states: Sequence[torch.Tensor] | None = None) -> Hidden:
         if batch.shared is None:

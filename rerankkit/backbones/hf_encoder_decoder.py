@@ -97,8 +97,7 @@ class HFEncoderDecoder:
 
     def read_shared(self, shared: Tokens, before: Sequence[torch.Tensor] = ()) -> list[torch.Tensor]:
         """The encoder's hidden states of each prompt [length, width]."""
-        lengths = shared.lengths().tolist()
-        return [states[:length] for states, length in zip(self._encoder_states(shared), lengths, strict=True)]
+        return pretrained.unpadded(self._encoder_states(shared), shared)
 
     def hidden(self, batch: Batch, states: Sequence[torch.Tensor] | None = None) -> Hidden:
         """Final hidden states of the decoder, after its last norm."""

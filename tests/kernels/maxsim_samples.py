@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rerankkit_kernels.maxsim import torch as fallback
 
 LAYOUTS = ["cross", "grouped", "pairs"]
+packed_calls = given(
+    lengths=st.lists(st.integers(0, 40), max_size=6),
+    queries=st.tuples(st.integers(1, 4), st.integers(1, 5)),
+    listed=st.sampled_from(["cross", "own", "pairs"]),
+    elements=st.sampled_from([1, 300, 1 << 20]),
+    seed=st.integers(0, 100),
+)
+"""Arguments of a test of packed documents."""
+
+
+@contextlib.contextmanager
+def blocks_of(elements: int) -> Iterator[None]:
+    """The fallback holds so many similarities at once, and so a test's few documents make many blocks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fallback, "CPU_ELEMENTS", elements)
+        patch.setattr(fallback, "COLUMNS", max(1, elements // 10))
+        yield
 
 
 def sample(layout: str, nq: int = 3, nd: int = 4, lq: int = 5, ld: int = 7, dim: int = 8, seed: int = 0) -> Any:
@@ -40,3 +63,17 @@ def steps_of(d: torch.Tensor, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randint(-127, 128, d.shape, generator=generator).to(torch.int8)
     return rows, torch.rand(d.shape[:-1], generator=generator, dtype=d.dtype).square() / 64
+
+
+def packed_call(lengths: list[int], queries: tuple[int, int], listed: str, seed: int) -> Any:
+    """q, d, cu_seqlens_d and other arguments of one call: every query with every document, or listed pairs."""
+    q, _, q_mask, _ = sample("cross", *queries[:1], lq=queries[1], seed=seed)
+    d, cu_seqlens = ragged(lengths, seed=seed)
+    choose = torch.Generator().manual_seed(seed)
+    options: dict[str, Any] = {"q_mask": q_mask, "empty": "zero" if seed % 2 else "-inf"}
+    if listed != "cross":
+        count = len(lengths) if listed == "own" else 7 * bool(lengths)
+        options["pair_q"] = torch.randint(len(q), (count,), generator=choose)
+        if listed == "pairs":
+            options["pair_d"] = torch.randint(max(1, len(lengths)), (count,), generator=choose)
+    return q, d, cu_seqlens, options

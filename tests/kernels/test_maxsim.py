@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from maxsim_samples import LAYOUTS, naive, ragged, sample
+from maxsim_samples import LAYOUTS, blocks_of, naive, packed_call, packed_calls, ragged, sample
 from rerankkit_kernels import maxsim, maxsim_packed, pack
 from rerankkit_kernels.maxsim import torch as fallback
 from rerankkit_kernels.maxsim.api import INT16
@@ -41,39 +41,20 @@ def test_it_is_its_definition(layout: str, sizes: Any, masked: Any, empty: str, 
     q, d, q_mask, d_mask = sample(layout, *sizes, seed=sum(sizes))
     masks = [mask if wanted else None for mask, wanted in zip((q_mask, d_mask), masked, strict=True)]
     wanted = maxsim_reference(q, d, *masks, layout=layout, empty=empty)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fallback, "CPU_ELEMENTS", elements)
-        patch.setattr(fallback, "COLUMNS", max(1, elements // 10))
+    with blocks_of(elements):
         found = maxsim(q, d, *masks, layout=layout, empty=empty)
     assert found.shape == wanted.shape and found.dtype == torch.float64
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
 
 
 @settings(max_examples=120)
-@given(
-    lengths=st.lists(st.integers(0, 40), max_size=6),
-    queries=st.tuples(st.integers(1, 4), st.integers(1, 5)),
-    listed=st.sampled_from(["cross", "own", "pairs"]),
-    elements=st.sampled_from([1, 300, 1 << 20]),
-    seed=st.integers(0, 100),
-)
+@packed_calls
 def test_packed_is_its_definition(lengths: Any, queries: Any, listed: str, elements: int, seed: int) -> None:
-    q, _, q_mask, _ = sample("cross", *queries[:1], lq=queries[1], seed=seed)
-    d, cu_seqlens = ragged(lengths, seed=seed)
-    choose = torch.Generator().manual_seed(seed)
-    pairs: dict[str, Any] = {}
-    if listed != "cross":
-        count = len(lengths) if listed == "own" else 7 * bool(lengths)
-        pairs["pair_q"] = torch.randint(len(q), (count,), generator=choose)
-        if listed == "pairs":
-            pairs["pair_d"] = torch.randint(max(1, len(lengths)), (count,), generator=choose)
-    empty = "zero" if seed % 2 else "-inf"
-    wanted = maxsim_packed_reference(q, d, cu_seqlens, q_mask=q_mask, empty=empty, **pairs)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fallback, "CPU_ELEMENTS", elements)
-        patch.setattr(fallback, "COLUMNS", max(1, elements // 10))
-        found = maxsim_packed(q, d, cu_seqlens, q_mask=q_mask, empty=empty, **pairs)
-        kept = maxsim_packed(q.requires_grad_(), d, cu_seqlens, q_mask=q_mask, empty=empty, **pairs)
+    q, d, cu_seqlens, options = packed_call(lengths, queries, listed, seed)
+    wanted = maxsim_packed_reference(q, d, cu_seqlens, **options)
+    with blocks_of(elements):
+        found = maxsim_packed(q, d, cu_seqlens, **options)
+        kept = maxsim_packed(q.requires_grad_(), d, cu_seqlens, **options)
     assert found.shape == wanted.shape
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
     torch.testing.assert_close(kept, wanted, rtol=0, atol=1e-12)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from maxsim_samples import LAYOUTS, naive, ragged, sample, steps_of
+from maxsim_samples import LAYOUTS, blocks_of, naive, packed_call, packed_calls, ragged, sample, steps_of
 from rerankkit_kernels import maxsim, maxsim_packed, pack, quantize
 from rerankkit_kernels.maxsim import torch as fallback
 from rerankkit_kernels.maxsim.reference import maxsim_packed_reference, maxsim_reference
@@ -39,37 +39,19 @@ def test_it_is_its_definition(layout: str, sizes: Any, masked: Any, empty: str, 
     masks = [mask if wanted else None for mask, wanted in zip(both, masked, strict=True)]
     rows, scale = steps_of(d, seed=sum(sizes))
     wanted = maxsim_reference(q, rows, *masks, d_scale=scale, layout=layout, empty=empty)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fallback, "CPU_ELEMENTS", elements)
-        patch.setattr(fallback, "COLUMNS", max(1, elements // 10))
+    with blocks_of(elements):
         found = maxsim(q, rows, *masks, d_scale=scale, layout=layout, empty=empty)
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
 
 
 @settings(max_examples=80)
-@given(
-    lengths=st.lists(st.integers(0, 40), max_size=6),
-    queries=st.tuples(st.integers(1, 4), st.integers(1, 5)),
-    listed=st.sampled_from(["cross", "own", "pairs"]),
-    elements=st.sampled_from([1, 300, 1 << 20]),
-    seed=st.integers(0, 100),
-)
+@packed_calls
 def test_packed_is_its_definition(lengths: Any, queries: Any, listed: str, elements: int, seed: int) -> None:
-    q, _, q_mask, _ = sample("cross", *queries[:1], lq=queries[1], seed=seed)
-    d, cu_seqlens = ragged(lengths, seed=seed)
-    rows, scale = steps_of(d, seed)
-    choose = torch.Generator().manual_seed(seed)
-    options: dict[str, Any] = {"d_scale": scale, "q_mask": q_mask, "empty": "zero" if seed % 2 else "-inf"}
-    if listed != "cross":
-        count = len(lengths) if listed == "own" else 7 * bool(lengths)
-        options["pair_q"] = torch.randint(len(q), (count,), generator=choose)
-        if listed == "pairs":
-            options["pair_d"] = torch.randint(max(1, len(lengths)), (count,), generator=choose)
+    q, d, cu_seqlens, options = packed_call(lengths, queries, listed, seed)
+    rows, options["d_scale"] = steps_of(d, seed)
     wanted = maxsim_packed_reference(q, rows, cu_seqlens, **options)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fallback, "CPU_ELEMENTS", elements)
-        patch.setattr(fallback, "COLUMNS", max(1, elements // 10))
+    with blocks_of(elements):
         found = maxsim_packed(q, rows, cu_seqlens, **options)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
 
