@@ -62,7 +62,9 @@ KINDS = {
         "raise Passages.most, or give passages more tokens (Passages.tokens, --passages)",
     ),
     "answers_odd": Kind(
-        "answer", "not as asked", "documents that an answer does not name keep their order; see [model.head]"
+        "answer",
+        "not as asked",
+        "documents that it does not name keep their order; a larger [model.head] max_new_tokens gives it room",
     ),
     "queries_left_out": Kind("query", "left out", "give each query candidates (--run, --docs)"),
     "queries_without_candidates": Kind(
