@@ -1,4 +1,4 @@
-"""What our trainer overrides or calls of transformers' Trainer is still there, with the parameters that it counts on."""
+"""What we override of transformers' Trainer is still there, with the parameters that it counts on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rerankkit itself says of every kind of reranker, so that a change of the code that should change no score is seen.
+"""What rerankkit says of every kind of reranker, so that a change of the code that should change no score is seen.
 
     PYTHONPATH=.:kernels:tests OMP_NUM_THREADS=1 python tests/golden/make_kinds.py tests/golden/kinds.json
 
