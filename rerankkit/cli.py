@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from rerankkit import files
 from rerankkit.errors import InputError, Interrupted, RunError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -141,7 +142,7 @@ def rank(
         groups = ranking.in_order(ranking.file_groups(queries, docs, run, top), first_stage_order, seed)
         reranker = _load(model, overrides, code, trust_code)
         ranking.rank_into(output, reranker, groups, interpolate, tag, cache, costs, ranking.in_passages(passages))
-        typer.echo(f"wrote {output}")
+        typer.echo(f"wrote {output}", err=files.is_standard_output(output))
 
 
 @app.command()
@@ -169,6 +170,8 @@ def evaluate(
     names, overrides = evaluating.labels(systems), _overrides(context)
     weight, wanted = evaluating.parse_weight(interpolate), evaluating.parse_measures(measures)
     ranking.require_apart(context.params)
+    if files.is_standard_output(output):
+        raise InputError(f"--output {output}: the comparison is printed there; give the name of a file")
     given = evaluating.read_groups(data, split, top, run, limit) if data else None
     models = {
         name: Path(system) if evaluating.is_run(system) else _load(system, overrides, code, trust_code)

@@ -37,6 +37,9 @@ KINDS = {
         "document(s) lost all their tokens", "raise [model.collator] max_length, or cap the query by query_max_length"
     ),
     "queries_cut": Kind("query/queries were cut to fit", "raise [model.collator] max_length or query_max_length"),
+    "quotes_kept": Kind(
+        "cell(s) of a TSV file stand in double quotes, which are text there", "save as .csv what is quoted as CSV is"
+    ),
 }
 """Every kind there is, by the name that costs and JSON carry."""
 
