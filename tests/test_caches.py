@@ -56,11 +56,11 @@ def test_large_documents_do_not_stay_in_memory() -> None:
 
     tracemalloc.start()
     for number in range(60):
-        labels.neutral(f"{number} [3] is what [1] says " * 40_000, "[{label}] {document}", "numbers")
+        labels.neutral(f"{number} is what it says " * 40_000, "[{label}] {document}", "numbers")
     gc.collect()
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert held < 24 << 20  # of 60 texts of a megabyte, and as much once more for what they become
+    assert held < 24 << 20  # of 60 texts of a megabyte
 
 
 def test_a_cache_of_texts_keeps_the_latest_used_within_its_bytes() -> None:
