@@ -17,6 +17,7 @@ import torch
 
 from rerankkit.bill import Bill
 from rerankkit.errors import InputError, RunError
+from rerankkit.evaluation_mode import evaluation_mode
 from rerankkit.prefixes import Beginnings, Shared, States, share, shared_by, whole
 from rerankkit.protocols import (
     AnswerReader,
@@ -208,7 +209,7 @@ class Scoring:
         new = list(firsts.values())
         if _shares(self.parts):
             self._beginnings.share([question.ask.group for question in new], [question.row for question in new])
-        with torch.inference_mode():
+        with torch.inference_mode(), evaluation_mode(self.parts.backbone.module, self.parts.head.module):
             if isinstance(self.parts.head, AnswerReader):
                 self._ask_all(new)
             else:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from rerankkit import saving
+from rerankkit.architectures import positions
 from rerankkit.backbones.hf_causal import HFCausal
 from rerankkit.backbones.hf_classifier import HFClassifier
 from rerankkit.collators.late_interaction import LateInteractionCollator
@@ -23,7 +24,6 @@ from rerankkit.errors import InputError
 from rerankkit.formatters.pair import Pair
 from rerankkit.frames import vocabulary_id
 from rerankkit.heads.maxsim import MaxSim
-from rerankkit.pretrained import positions
 from rerankkit.projection import LINEAR
 from rerankkit.published import OPEN_RETRIEVALS_LENGTH, stanford_skiplist
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rerankkit import generation, pretrained, seq2seq
 from rerankkit import quantization as quantizing
+from rerankkit.architectures import Passes, refuse_mixing
 from rerankkit.errors import InputError, RunError
 from rerankkit.lazy import torch, transformers
 from rerankkit.lora import Lora, add_lora
@@ -51,6 +52,7 @@ def hf_encoder_decoder(
     """
     config = pretrained.load_config(name, revision)
     seq2seq.refuse_other_architectures(name, config)
+    refuse_mixing(name, config, "hf_encoder_decoder.v1")
     auto = transformers.AutoModelForSeq2SeqLM
     model, missing = pretrained.load_model(
         auto, name, dtype, attention, revision, config, quantizing.settings(quantization, dtype)
@@ -65,6 +67,7 @@ def _without_weights(name: str, revision: str | None) -> HFEncoderDecoder:
     """The tokenizer and the shape of the model, for what needs no weights."""
     config = pretrained.load_config(name, revision)
     seq2seq.refuse_other_architectures(name, config)
+    refuse_mixing(name, config, "hf_encoder_decoder.v1")
     tokenizer, model = pretrained.load_shape(transformers.AutoModelForSeq2SeqLM, name, revision, config)
     return HFEncoderDecoder(name, tokenizer, model, None)
 
@@ -86,6 +89,7 @@ class HFEncoderDecoder:
         self._has_adapter = lora is not None
         self._quantization = quantization
         self._vocabulary_checked = False
+        self._passes = Passes(self.model)
         tokenizer.decoder_start_token_id = seq2seq.start_token(name, self.model)
         if pretrained.positions(self.model.config) is None:  # relative ones, however long a text
             tokenizer.model_max_length = seq2seq.UNLIMITED
@@ -133,6 +137,9 @@ class HFEncoderDecoder:
         self._has_adapter = adapter is not None and not adapter.merge
 
     def _encoder_states(self, tokens: Tokens) -> torch.Tensor:
+        return self._passes.states(self._encode, tokens)
+
+    def _encode(self, tokens: Tokens) -> torch.Tensor:
         return self.model.get_encoder()(input_ids=tokens.ids, attention_mask=tokens.mask).last_hidden_state
 
     def _encoded(self, batch: Batch, states: Sequence[torch.Tensor] | None) -> EncoderState:
