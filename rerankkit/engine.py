@@ -338,8 +338,7 @@ class Scoring:
         written = backbone.write(batch.to(device(self.parts)), head.max_new_tokens)
         # the last step of a shorter answer is the token that ends it
         steps = max(min(len(tokens) + 1, head.max_new_tokens) for tokens in written)
-        seconds = time.perf_counter() - start
-        self.bill.add_passes([question.query for question in questions], batch.tokens, seconds, steps)
+        self.bill.add_passes([q.query for q in questions], batch.tokens, time.perf_counter() - start, steps)
         if batch.shared is not None:
             shared = shared_by(rows)
             self._bill_shared(shared, [len(one) for one in shared], batch.shared, questions, 0.0)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rerankkit import generation, pretrained, seq2seq
 from rerankkit import quantization as quantizing
-from rerankkit.architectures import Passes, refuse_mixing
+from rerankkit.architectures import Passes
 from rerankkit.errors import InputError, RunError
 from rerankkit.lazy import torch, transformers
 from rerankkit.lora import Lora, add_lora
@@ -52,7 +52,6 @@ def hf_encoder_decoder(
     """
     config = pretrained.load_config(name, revision)
     seq2seq.refuse_other_architectures(name, config)
-    refuse_mixing(name, config, "hf_encoder_decoder.v1")
     auto = transformers.AutoModelForSeq2SeqLM
     model, missing = pretrained.load_model(
         auto, name, dtype, attention, revision, config, quantizing.settings(quantization, dtype)
@@ -67,7 +66,6 @@ def _without_weights(name: str, revision: str | None) -> HFEncoderDecoder:
     """The tokenizer and the shape of the model, for what needs no weights."""
     config = pretrained.load_config(name, revision)
     seq2seq.refuse_other_architectures(name, config)
-    refuse_mixing(name, config, "hf_encoder_decoder.v1")
     tokenizer, model = pretrained.load_shape(transformers.AutoModelForSeq2SeqLM, name, revision, config)
     return HFEncoderDecoder(name, tokenizer, model, None)
 
@@ -137,10 +135,8 @@ class HFEncoderDecoder:
         self._has_adapter = adapter is not None and not adapter.merge
 
     def _encoder_states(self, tokens: Tokens) -> torch.Tensor:
-        return self._passes.states(self._encode, tokens)
-
-    def _encode(self, tokens: Tokens) -> torch.Tensor:
-        return self.model.get_encoder()(input_ids=tokens.ids, attention_mask=tokens.mask).last_hidden_state
+        encoder = self.model.get_encoder()
+        return self._passes.states(lambda some: encoder(input_ids=some.ids, attention_mask=some.mask)[0], tokens)
 
     def _encoded(self, batch: Batch, states: Sequence[torch.Tensor] | None) -> EncoderState:
         """What the encoder makes of each row's prompt."""
