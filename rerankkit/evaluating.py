@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,14 @@ from rerankkit.evaluate import (
     qrels_of,
     tune_weight,
 )
+from rerankkit.inputs import GROUPS, listed
 from rerankkit.protocols import Group
 from rerankkit.recipe import build
 from rerankkit.registry import registry
 from rerankkit.screen import console
 from rerankkit.tables import describe, render
 from rerankkit.trec import Run, read_run, write_run
+from rerankkit.warnings import Mode, collecting_as
 
 logger = logging.getLogger("rerankkit")
 Models = dict[str, Any]
@@ -94,13 +96,31 @@ def own_groups(models: Models, limit: int | None) -> list[Group]:
 
 def evaluate(
     models: Models,
-    groups: Sequence[Group],
+    groups: Iterable[Group],
+    measures: Sequence[str] | None = None,
+    weight: float | str | None = None,
+    baseline: str | None = None,
+    output: Path | None = None,
+    warnings: Mode = "log",
+) -> Comparison:
+    """Rank the groups with every model and compare the runs, the first stage's beside them.
+
+    Args:
+        weight: Of the reranker beside the first stage, or "tune".
+        warnings: Whether what is cut, replaced or left out is logged or an error.
+    """
+    with collecting_as(warnings):
+        return _evaluated(models, prepare(listed(groups, GROUPS)), measures, weight, baseline, output)
+
+
+def _evaluated(
+    models: Models,
+    groups: list[Group],
     measures: Sequence[str] | None,
     weight: float | str | None,
     baseline: str | None,
     output: Path | None,
 ) -> Comparison:
-    """Rank the groups with every model and compare the runs, the first stage's beside them."""
     from rerankkit.ranking import rerank
 
     first = first_run(groups)
