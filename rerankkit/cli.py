@@ -151,8 +151,7 @@ def rank(
         groups = ranking.in_order(group or ranking.own_group(query, top, reranker), first_stage_order, seed)
         found = ranking.rerank(reranker, groups, interpolate, passages=ranking.in_passages(passages))
         ranking.show(found, groups, show)
-        if counts():
-            _done(f"ranked {len(groups[0].docs)} documents")
+        _done_with(f"ranked {len(groups[0].docs)} documents")
     elif queries is not None and docs is not None and output is not None:
         groups = ranking.in_order(ranking.file_groups(queries, docs, run, top), first_stage_order, seed)
         reranker = _load(model, overrides, code, trust_code)
@@ -199,8 +198,7 @@ def evaluate(
         _print_json(comparison.as_dict())
         return
     evaluating.show(comparison, names)
-    if counts():
-        _done(f"measured {comparison.queries} queries")
+    _done_with(f"measured {comparison.queries} queries")
 
 
 @app.command()
@@ -343,6 +341,12 @@ def _done(line: str, err: bool = False) -> None:
     """
     say()
     typer.echo(f"{line}{summary()}", err=err)
+
+
+def _done_with(line: str) -> None:
+    """Print a last line below a table, where something was warned of."""
+    if counts():
+        _done(line)
 
 
 def _print_json(report: dict[str, Any]) -> None:
