@@ -147,7 +147,7 @@ def test_what_is_given_twice_alike_is_taken_once_and_said(
     path.write_text(line + third + line)
     with caplog.at_level(logging.WARNING, "rerankkit"):
         assert read(path) == expected
-    assert "1 line that says the same again, taken once, such as " in caplog.text and f"{path}:3: " in caplog.text
+    assert "1 line repeated, taken once, such as " in caplog.text and f"{path}:3: " in caplog.text
     path.write_text(line + third + other)
     with pytest.raises(InputError, match="data:3: .*, with something else in it; keep the right one"):
         read(path)

@@ -11,7 +11,7 @@ import pytest
 import tiny
 from test_cli import Shell, shell, write
 
-from rerankkit import Reranker
+from rerankkit import Reranker, ranking
 from rerankkit.heads.generated_order import GeneratedOrder
 from rerankkit.protocols import Asked, Group, Order, Reading
 from rerankkit.trec import read_run

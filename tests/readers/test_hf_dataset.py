@@ -235,4 +235,4 @@ def test_cells_in_quotes_of_a_tsv_are_said(tmp_path: Path, caplog: pytest.LogCap
     with caplog.at_level("WARNING", "rerankkit"):
         (group,) = HfDataset(str(tmp_path / "train.tsv"))
     assert group.docs == ['"a ""b"""', "c"]
-    assert "1 cell of a TSV file taken with its double quotes, such as" in caplog.text
+    assert "1 TSV cell taken with its double quotes, such as" in caplog.text
