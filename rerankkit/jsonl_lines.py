@@ -1,4 +1,4 @@
-"""Reads JSON Lines, plain or gzip, one checked object at a time, and says file and line of everything that is wrong.
+"""Reads JSON Lines, plain or packed, one checked object at a time, and says file and line of everything that is wrong.
 
 Text stays text: "2024-01-01" and "007" arrive as they are written, and a number where text belongs is refused.
 """
@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import gzip
 import json
 import math
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rerankkit.errors import InputError
+from rerankkit.files import open_file, unreadable
+from rerankkit.warnings import warn
 
-DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
+TEXTS = ("text", "contents", "body", "segment", "passage")
+"""What a document's text is called: by BEIR, by Pyserini, by MS MARCO v2's documents, segments and passages."""
+Texts = Iterable[tuple[int, str]]
+"""Lines of a file, each with its number."""
 _KINDS = {
     str: "text",
     bool: "true or false",
@@ -69,10 +72,20 @@ class Line:
         if len(found) > 1:
             raise self.wrong(f"{what} is given twice, by {quoted(found)}; keep one of them")
         if not found:
+            self.require_no_null(names)
             raise self.wrong(
                 f"no {what}: expected {quoted(names, ' or ')}, found {quoted(self.data)}{nearest(names, self.data)}"
             )
         return found[0]
+
+    def require_no_null(self, names: Iterable[str]) -> None:
+        """Refuse a line where one of these keys is null, which counts as absent."""
+        if nulls := [name for name in names if name in self.data and self.data[name] is None]:
+            raise self.wrong(f"{quoted(nulls)} is null, which counts as absent; give it a value, or remove the line")
+
+    def text_key(self, what: str) -> str:
+        """The name by which this line gives a document's text: `text`, else what other projects call it."""
+        return "text" if self.has("text") else self.first_key(TEXTS, what)
 
     def text(self, key: str) -> str:
         """The text under a key."""
@@ -117,19 +130,23 @@ class Line:
         if not isinstance(value, dict):
             raise self.wrong(f'"{key}" must hold text or {{"title", "text"}} objects, but it holds {kind(value)}')
         inner = replace(self, data=value)
-        return inner.titled_text(inner.first_key(["text"], f'text in a document of "{key}"'))
+        return inner.titled_text(inner.text_key(f'text in a document of "{key}"'))
 
-    def titled_text(self, key: str) -> str:
-        """The text under a key, after the line's title where it has one."""
-        title = self.text("title") if self.has("title") else ""
-        return f"{title} {self.text(key)}" if title else self.text(key)
+    def titled_text(self, key: str, title_key: str = "title") -> str:
+        """The text under a key, after the line's title where it has one; Pyserini's `contents` begin with theirs."""
+        title, text = self.text(title_key) if self.has(title_key) else "", self.text(key)
+        return f"{title} {text}" if title and not (key == "contents" and text.startswith(title)) else text
 
 
-def read_lines(path: str | Path) -> Iterator[Line]:
-    """Yields the objects of a JSON Lines file, reading one line at a time; empty lines are skipped but counted."""
+def read_lines(path: str | Path, lines: Texts | None = None) -> Iterator[Line]:
+    """Yields the objects of a JSON Lines file, reading one line at a time; empty lines are skipped but counted.
+
+    Args:
+        lines: Those of the file, where it is open already.
+    """
     path = Path(path)
     some = False
-    for number, text in text_lines(path):
+    for number, text in text_lines(path) if lines is None else lines:
         if text.strip():
             some = True
             yield Line(path, number, _parse(text, f"{path}:{number}"))
@@ -137,13 +154,17 @@ def read_lines(path: str | Path) -> Iterator[Line]:
         raise InputError(f"{path}: the file is empty; expected one JSON object on each line")
 
 
-def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Yields number and text of each line of a UTF-8 file, plain or gzip; only a line feed ends a line."""
+def text_lines(path: str | Path, file: BinaryIO | None = None) -> Iterator[tuple[int, str]]:
+    """Yields number and text of each line of a UTF-8 file, plain or packed; only a line feed ends a line.
+
+    Args:
+        file: The file, where it is open already.
+    """
     path = Path(path)
     number = 0
     try:
-        with open_file(path) as file:
-            for number, raw in enumerate(file, start=1):
+        with open_file(path) if file is None else file as opened:
+            for number, raw in enumerate(opened, start=1):
                 try:
                     text = raw.decode("utf-8")
                 except UnicodeDecodeError as error:
@@ -156,33 +177,19 @@ def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
                         raise InputError(f"{path}:{number}: a byte-order mark inside the file; remove it")
                     text = text[1:]
                 yield number, text
-    except DAMAGE as error:
-        raise damaged(path, number, error) from error
-
-
-def damaged(path: Path, number: int, error: BaseException) -> InputError:
-    """The error to raise where gzip data cannot be read on after a line."""
-    return InputError(
-        f"{path}: the gzip data breaks off or is damaged after line {number} ({error}); get the file again"
-    )
-
-
-def open_file(path: Path) -> Any:
-    """The bytes of a file, plain or gzip."""
-    try:
-        with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-        return gzip.open(path, "rb") if packed else path.open("rb")
-    except FileNotFoundError:
-        raise InputError(f"no such file: {path}{_nearest_file(path)}") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder; expected a file") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+        raise unreadable(path, number, error) from error
 
 
-def _nearest_file(path: Path) -> str:
-    return nearest(sorted(p.name for p in path.parent.iterdir()), [path.name]) if path.parent.is_dir() else ""
+def require_same(before: object, value: object, message: str) -> None:
+    """Warn of what is given twice in the same way, and refuse what is given twice in different ways.
+
+    Args:
+        message: Where what stands a second time.
+    """
+    if before != value:
+        raise InputError(f"{message}, with something else in it; keep the right one")
+    warn("lines_repeated", message)
 
 
 def complaint(error: json.JSONDecodeError) -> str:

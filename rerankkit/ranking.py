@@ -16,14 +16,16 @@ from typing import Any, Literal
 from rich.table import Table
 from rich.text import Text
 
+from rerankkit import files
 from rerankkit.collection import (
     Collection,
     candidates_from_bm25,
-    candidates_from_run,
+    first_stage,
+    parse_keys,
     read_corpus,
     read_queries,
 )
-from rerankkit.errors import InputError, Interrupted, RunError
+from rerankkit.errors import InputError, Interrupted
 from rerankkit.evaluate import first_run, interpolate, prepare, reordered, run_of
 from rerankkit.passages import Passages
 from rerankkit.progress import Bar
@@ -32,7 +34,7 @@ from rerankkit.recipe import build
 from rerankkit.reranker import Reranker
 from rerankkit.score_cache import ScoreCache
 from rerankkit.screen import console, line_of
-from rerankkit.trec import Run, best_first, read_run, require_word, write_run, write_whole
+from rerankkit.trec import Run, best_first, read_run, require_word, write_run
 from rerankkit.warnings import counts, warn
 
 logger = logging.getLogger("rerankkit")
@@ -42,12 +44,26 @@ READ, WRITTEN = ("model", "systems", "queries", "docs", "data", "run"), ("output
 """The options that name files."""
 
 
-def file_groups(queries: Path, docs: Path, run: Path | None, top: int) -> list[Group]:
+def file_groups(
+    queries: Path,
+    docs: Path,
+    run: Path | None,
+    top: int,
+    ignore_identical_ids: bool | None = None,
+    keys: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {}),
+) -> list[Group]:
     """The candidates of every query of a file: by a TREC run, else by BM25 over all documents. A query without one is
-    left out with a warning, as a run has no line for it."""
-    named = {docid for scores in read_run(run).values() for docid in scores} if run else None
-    asked, corpus = read_queries(queries), read_corpus(docs, named)
-    found = candidates_from_run(run, corpus, asked, top) if run else candidates_from_bm25(corpus, asked, top)
+    left out with a warning, as a run has no line for it.
+
+    Args:
+        ignore_identical_ids: Leave out a query's own document, of the same id; None does it for BEIR folders.
+        keys: What the lines of queries, and those of documents, call their parts.
+    """
+    ignored = docs.is_dir() if ignore_identical_ids is None else ignore_identical_ids
+    first = read_run(run) if run else None
+    named = {docid for scores in first.values() for docid in scores} if first else None
+    asked, corpus = read_queries(queries, keys[0]), read_corpus(docs, named, keys[1])
+    found = first_stage(Collection(corpus, asked), asked, top, run, ignored, first)
     without = [qid for qid in asked if not found.get(qid)]
     if len(without) == len(asked):
         raise InputError(f"{docs}: no document has a word of any query of {queries}, so there is nothing to rank")
@@ -56,10 +72,20 @@ def file_groups(queries: Path, docs: Path, run: Path | None, top: int) -> list[G
         require_word(group.qid, f"{queries}: the query id")
         for docid in group.doc_ids or []:
             require_word(docid, f"{docs}: the document id")
+    if not ignored:
+        _warn_of_own_documents(groups)
     if without:
         source = f"{run} has no line for it" if run else "BM25 finds nothing for it"
         warn("queries_left_out", f"query {without[0]!r} of {len(asked):,} ({source})", len(without))
     return groups
+
+
+def _warn_of_own_documents(groups: Sequence[Group]) -> None:
+    """A query that stands among the documents comes first, and says nothing of the others."""
+    for group in groups:
+        own = [text for docid, text in zip(group.doc_ids or [], group.docs, strict=True) if docid == group.qid]
+        if own and " ".join(group.query.split()) in " ".join(own[0].split()):
+            warn("own_documents_kept", f"{group.qid!r}")
 
 
 def in_order(groups: Sequence[Group], order: FirstStageOrder, seed: int) -> list[Group]:
@@ -78,9 +104,9 @@ def in_order(groups: Sequence[Group], order: FirstStageOrder, seed: int) -> list
     return found
 
 
-def live_group(query: str, docs: Path, top: int) -> list[Group]:
-    """One query against a file of documents."""
-    return _best_of(query, read_corpus(docs), top)
+def live_group(query: str, docs: Path, top: int, keys: Mapping[str, str] | None = None) -> list[Group]:
+    """One query against a file of documents, whose lines may have keys of their own."""
+    return _best_of(query, read_corpus(docs, keys=keys), top)
 
 
 def own_group(query: str, top: int, reranker: Reranker) -> list[Group]:
@@ -101,17 +127,30 @@ def _best_of(query: str, corpus: dict[str, str], top: int) -> list[Group]:
     return Collection(corpus, {"query": query}).groups(found)
 
 
-def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse an interpolation weight that is none, a tag that cannot stand in a run, and files that must not be one.
+def check_options(options: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    """Refuse what does not go together, an interpolation weight that is none, a tag that cannot stand in a run, and
+    files that must not be one.
 
     Args:
         options: What `rank` was given, by the options' names.
+
+    Returns:
+        What the lines of queries, and those of documents, call their parts.
     """
+    query = options["query"] is not None
+    if not query and any(options[name] is None for name in ("queries", "docs", "output")):
+        raise InputError("give --query TEXT, or --queries FILE, --docs FILE and --output FILE")
+    if query and any(options[name] for name in ("queries", "run", "output", "cache", "costs")):
+        raise InputError(
+            "--query shows one ranking: leave --queries, --run, --output, --cache and --costs out, or leave --query out"
+        )
     require_word(options["tag"], "--tag")
     weight = options["interpolate"]
     if weight is not None and not 0 <= weight <= 1:
         raise InputError(f"--interpolate {weight}: expected a weight between 0 and 1")
     require_apart(options)
+    queries, docs = options["queries_keys"], options["docs_keys"]
+    return parse_keys(queries, "--queries-keys"), parse_keys(docs, "--docs-keys")
 
 
 def in_passages(tokens: int | None) -> Passages | None:
@@ -158,27 +197,30 @@ def rank_into(
         kept: A file of answers that stays; else one beside the output, which goes when the run is there.
         costs: A file for what each query cost.
     """
-    path = kept or output.with_name(f"{output.name}.answers")
+    path = kept
+    if kept is None and not files.is_stream(output):  # beside a pipe or a device there is no place for answers
+        path = output.with_name(f"{output.name}.answers")
     require_apart({"cache": path, "costs": costs})
     for file in (output, path, costs):
-        require_place(file)
+        files.require_place(file)
+    before = 0
     try:
-        with contextlib.closing(ScoreCache(path)) as cache:
-            if before := len(cache):
+        with contextlib.nullcontext() if path is None else contextlib.closing(ScoreCache(path)) as cache:
+            if before := len(cache or ()):
                 logger.info("going on with the %d answers in %s", before, path)
             try:
                 run = rerank(reranker, groups, weight, cache, passages)
             finally:
-                if kept is None and not len(cache):
+                if path is not None and kept is None and not len(cache or ()):
                     path.unlink(missing_ok=True)  # nothing was answered, so nothing can be gone on from
     except KeyboardInterrupt:
-        raise Interrupted("interrupted; the same command goes on from here") from None
+        again = "the same command goes on from here" if path else "--cache FILE keeps answers, to go on from there"
+        raise Interrupted(f"interrupted; {again}") from None
     write_run(run, output, tag)
     if costs is not None:
-        write_whole(
-            costs, [json.dumps(reranker.bill.as_dict([group.qid for group in groups], counts()), indent=1), "\n"]
-        )
-    if kept is None:
+        bill = reranker.bill.as_dict([group.qid for group in groups], counts())
+        files.write(costs, [json.dumps(bill, indent=1), "\n"])
+    if path is not None and kept is None:
         path.unlink(missing_ok=True)
     if before:
         logger.info("%d answers were at hand, %d prompts were asked", reranker.costs.cached, reranker.costs.prompts)
@@ -196,10 +238,11 @@ def require_apart(options: Mapping[str, Any]) -> None:
     for option in READ:
         given = options.get(option) or ()
         for path in map(Path, [given] if isinstance(given, str | Path) else given):
-            taken |= {os.path.realpath(file): option for file in _files_of(path)}
+            taken |= {files.same_place(file, written=False): option for file in _files_of(path)}
     for option in WRITTEN:
         if chosen := options.get(option):
-            if other := taken.get(place := os.path.realpath(chosen)):
+            place = files.same_place(chosen, written=True)
+            if (other := taken.get(place)) and place != os.devnull:
                 raise InputError(f"{option} and {other} are one file, {chosen}; give the {option} a name of its own")
             taken[place] = option
 
@@ -207,28 +250,8 @@ def require_apart(options: Mapping[str, Any]) -> None:
 def _files_of(path: Path) -> Iterator[Path]:
     """A file, or those that are read of a BEIR folder."""
     yield path
-    yield from (path / f"{name}{ending}" for name in BEIR_FILES for ending in ("", ".gz"))
+    yield from (path / f"{name}{ending}" for name in BEIR_FILES for ending in ("", *files.PACKED))
     yield from (path / "qrels").glob("*.tsv")
-
-
-def require_place(file: Path | None) -> None:
-    """Refuse a file that could not be written, before the work; its folder is made."""
-    if file is None:
-        return
-    if file.is_dir():
-        raise InputError(f"{file} is a folder; give the name of a file")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{file}: its folder cannot be made: {error.strerror}") from error
-    if not os.access(file.parent, os.W_OK):
-        raise RunError(f"{file}: nothing can be written to its folder, which is read-only or not yours; name another")
-
-
-def write(run: Run, output: Path) -> None:
-    """Write a run whole or not at all."""
-    require_place(output)
-    write_run(run, output)
 
 
 def show(run: Run, groups: Sequence[Group], count: int) -> None:
