@@ -20,6 +20,8 @@ path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "ker
 
 PACKAGES = ("torch", "triton", "transformers", "sentence-transformers", "late-interaction-kernels", "flash-maxsim")
 REPEATS = 7
+SECONDS = 0.1
+"""That a repeat may take on the GPU."""
 CLOCK = 2e9
 """Cycles of a GPU in a second, at most: a sleep of this many is never too short."""
 
@@ -128,8 +130,11 @@ def timed(calls: Sequence[Callable[[], Any]], number: int = 60) -> Timed:
         start = time.perf_counter()
         calls[0]()
         return Timed(time.perf_counter() - start, time.perf_counter() - start, 0)
-    rounds = max(1, number // len(calls))
-    memory = _peak(calls[0])
+    memory, start = _peak(calls[0]), time.perf_counter()
+    calls[0]()
+    torch.cuda.synchronize()
+    each = time.perf_counter() - start
+    rounds = max(1, min(number, int(SECONDS / each)) // len(calls))  # of a slow call fewer are enough
 
     def enqueue() -> float:
         start = time.perf_counter()
@@ -150,17 +155,17 @@ def timed(calls: Sequence[Callable[[], Any]], number: int = 60) -> Timed:
         took = enqueue()
         end.record()
         torch.cuda.synchronize()
-        each = rounds * len(calls)
-        found.append((begin.elapsed_time(end) / 1e3 / each, took / each))
+        count = rounds * len(calls)
+        found.append((begin.elapsed_time(end) / 1e3 / count, took / count))
     return Timed(statistics.median(a for a, _ in found), statistics.median(b for _, b in found), memory)
 
 
 def waited(call: Callable[[], Any], repeats: int) -> Timed:
-    """The median time of a call that waits for the device itself, such as a ranking."""
-    call()
-    memory = _peak(call) if torch.cuda.is_available() else 0
-    found = []
-    for _ in range(repeats):
+    """The median time of a call that was made before and waits for the device itself, such as a ranking."""
+    memory, found = 0, []
+    for number in range(repeats):
+        if torch.cuda.is_available() and not number:
+            memory = _peak(call)
         start = time.perf_counter()
         call()
         if torch.cuda.is_available():

@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -90,7 +91,16 @@ def steps(out: Path, dry: bool) -> list[Step]:
         Step("doctor", [python, "-m", "rerankkit", "doctor"], 60 if not dry else 120),
         Step(
             "memory checker",
-            [sanitizer or "compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "9", *one_process],
+            [
+                sanitizer or "compute-sanitizer",
+                "--tool",
+                "memcheck",
+                "--report-api-errors",
+                "no",
+                "--error-exitcode",
+                "9",
+                *one_process,
+            ],
             100,
             {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},  # each tensor is memory of its own, or the checker sees one block
             "" if sanitizer and not dry else "no compute-sanitizer here",
@@ -104,7 +114,10 @@ def steps(out: Path, dry: bool) -> list[Step]:
             "kernel tests, CUDA's ptxas",
             [python, "-m", "pytest", *processes, kernels],
             120,
-            {"TRITON_PTXAS_PATH": ptxas, "TRITON_CACHE_DIR": str(out.parent / ".triton-ptxas")},
+            {
+                "TRITON_PTXAS_PATH": ptxas,
+                "TRITON_CACHE_DIR": str(Path(tempfile.gettempdir()) / "rerankkit-triton-ptxas"),
+            },
             "" if ptxas and not dry else "no ptxas of CUDA 13 here",
         ),
     ]
