@@ -11,7 +11,9 @@ import random
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, zip_longest
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 import numpy as np
@@ -19,11 +21,13 @@ import torch
 
 from rerankkit.errors import InputError
 from rerankkit.fingerprints import Table, fingerprint
-from rerankkit.protocols import Group
+from rerankkit.protocols import Group, Loss
+from rerankkit.recipe import Recipe, build
 from rerankkit.settings import Sampling
+from rerankkit.stored_groups import StoredGroups
 
 logger = logging.getLogger("rerankkit")
-LEARN_FROM = get_args(get_type_hints(Sampling)["learn_from"])
+CHOICES = {name: get_args(get_type_hints(Sampling)[name]) for name in ("learn_from", "grades")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +43,18 @@ class KnownPositives:
 
 
 class TrainingGroups(torch.utils.data.Dataset[Group]):
-    """Groups of one positive and negatives; items are asked for by (epoch, number).
+    """Groups of a positive and documents with other labels; items are asked for by (epoch, number).
 
     A positive has a label above 0. Where there are teacher's scores in place of labels, the teacher's best document is
     the positive, whatever its score. The given groups are read once at the start and one at a time afterwards; what is
-    held of them takes some hundred bytes for each positive. `lone` says that every group would be one document.
+    held of them takes some hundred bytes for each positive. `alike` says that in no group two documents would have
+    different labels.
     """
 
     def __init__(self, groups: Sequence[Group], sampling: Sampling, seed: int) -> None:
         _require_sensible(sampling)
-        self._groups, self._sampling, self._seed = groups, sampling, seed
+        self._groups, self.sampling, self._seed = groups, sampling, seed
+        self._elsewhere = sampling.random_negatives > 0 or sampling.in_batch_negatives
         group_of, position_of, first_of = array("q"), array("q"), array("q")
         self._relevant_texts, self._relevant_ids, texts_of_ids = Table(), Table(), Table()
         counts: Counter[str] = Counter()
@@ -86,19 +92,17 @@ class TrainingGroups(torch.utils.data.Dataset[Group]):
             )
 
     def __len__(self) -> int:
-        return len(self._group_of if self._sampling.unfold_each_positive else self._first_of)
+        return len(self._group_of if self.sampling.unfold_each_positive else self._first_of)
 
     def __getitem__(self, key: tuple[int, int]) -> Group:
         epoch, number = key
-        sampling, draw = self._sampling, random.Random(f"{self._seed}/{epoch}/{number}")
+        sampling, draw = self.sampling, random.Random(f"{self._seed}/{epoch}/{number}")
         if sampling.unfold_each_positive:
-            group, chosen = self._groups[int(self._group_of[number])], [int(self._position_of[number])]
+            group, positive = self._groups[int(self._group_of[number])], int(self._position_of[number])
         else:
             group = self._groups[int(self._group_of[self._first_of[number]])]
-            chosen = [draw.choice(_positives(group))]
-        own = _negatives(group)[: sampling.hardest]
-        wanted = sampling.group_size - 1 - sampling.random_negatives
-        chosen += draw.sample(own, min(wanted, len(own)))
+            positive = draw.choice(_positives(group))
+        chosen = [positive, *self._others(group, positive, draw)]
         targets = _targets(group, sampling.learn_from)
         docs = [(group.docs[position], _docid(group, position), targets[position]) for position in chosen]
         if sampling.random_negatives:  # these also make up for negatives that the query does not have
@@ -107,6 +111,26 @@ class TrainingGroups(torch.utils.data.Dataset[Group]):
         draw.shuffle(docs)
         texts, ids, labels = (list(column) for column in zip(*docs, strict=True))
         return Group(group.query, texts, labels, qid=group.qid, doc_ids=ids if any(ids) else None)
+
+    def _others(self, group: Group, positive: int, draw: random.Random) -> list[int]:
+        """The query's own documents beside a positive: negatives; where it has grades, of each other in turn."""
+        own, wanted = _negatives(group)[: self.sampling.hardest], self.sampling.group_size - 1
+        wanted -= self.sampling.random_negatives
+        if not self._has_grades(group):
+            return draw.sample(own, min(wanted, len(own)))
+        labels, grades = _labels(group), dict[float, list[int]]({0.0: own} if own else {})
+        for position in _positives(group):
+            if labels[position] != labels[positive]:
+                grades.setdefault(labels[position], []).append(position)
+        ranks = [draw.sample(grades[label], len(grades[label])) for label in sorted(grades)]
+        draw.shuffle(ranks)
+        turns = chain.from_iterable(zip_longest(*ranks))
+        return [position for position in turns if position is not None][:wanted]
+
+    def _has_grades(self, group: Group) -> bool:
+        """Whether positives of different labels are to meet."""
+        several = self.sampling.grades != "one" and group.labels is not None
+        return several and len({label for label in group.labels or () if label > 0}) > 1
 
     def known_positives(self, group: Group) -> KnownPositives:
         """What any of the data says to be relevant for the query of a group, by the query's text or by its id."""
@@ -134,14 +158,16 @@ class TrainingGroups(torch.utils.data.Dataset[Group]):
 
     def _count(self, group: Group, counts: Counter[str]) -> None:
         """Count what of the data cannot be used, and refuse what cannot be meant."""
-        taught = group.labels is None or self._sampling.learn_from == "teacher_scores"
-        if taught and (self._sampling.random_negatives or self._sampling.in_batch_negatives):
+        taught = group.labels is None or self.sampling.learn_from == "teacher_scores"
+        if taught and self._elsewhere:
             raise InputError(
                 f"{_name(group)} is learned from its teacher_scores, so a document of another query would have no "
                 "score to learn; set [sampling] random_negatives = 0 and in_batch_negatives = false"
             )
         counts["both"] += group.labels is not None and group.teacher_scores is not None
-        counts["alone"] += not _negatives(group)
+        alone = not _negatives(group) and not self._has_grades(group)
+        counts["alone"] += alone
+        counts["alike"] += alone or len(set(_targets(group, self.sampling.learn_from))) < 2
 
     def _report(self, counts: Counter[str]) -> None:
         used = len(self._first_of)
@@ -149,15 +175,14 @@ class TrainingGroups(torch.utils.data.Dataset[Group]):
             logger.warning(
                 "%d of %d training groups have no positive document and are left out", left_out, len(self._groups)
             )
-        if counts["both"] and self._sampling.learn_from == "auto":
+        if counts["both"] and self.sampling.learn_from == "auto":
             logger.warning(
                 "%d training groups have labels and teacher_scores; their labels are learned from, unless [sampling] "
                 "learn_from says otherwise",
                 counts["both"],
             )
-        from_elsewhere = self._sampling.random_negatives or self._sampling.in_batch_negatives
-        self.lone = counts["alone"] == used and not self._sampling.random_negatives
-        if counts["alone"] and not from_elsewhere:
+        self.alike = counts["alike"] == used and not self.sampling.random_negatives
+        if counts["alone"] and not self._elsewhere:
             logger.warning(
                 "%d of %d training groups have no negative document, which teaches nothing about the order; "
                 "[sampling] random_negatives draws some from other queries",
@@ -182,6 +207,32 @@ class EpochSampler(torch.utils.data.Sampler[tuple[int, int]]):
         return ((epoch, number) for number in order)
 
 
+def training_groups(recipe: Recipe, seed: int, scratch: Path) -> TrainingGroups:
+    """The groups that a recipe trains on.
+
+    Args:
+        seed: What draws depend on.
+        scratch: A folder for a copy of what the reader gives.
+    """
+    stored, sampling = StoredGroups(recipe.groups("train"), scratch / "train.jsonl"), recipe.settings("sampling")
+    if sampling.grades == "auto" and not _tells_grades(build(recipe, "loss")):
+        sampling = replace(sampling, grades="one")
+    return TrainingGroups(stored, sampling, seed)
+
+
+def _tells_grades(loss: Loss) -> bool:
+    """Whether a label of 2 is another than 1, which to a loss that tells 1 from 0 alone it is not."""
+
+    def pull(labels: list[float]) -> list[float]:
+        scores = torch.zeros(1, 2, requires_grad=True)
+        value = loss(scores, torch.tensor([labels]), torch.ones(1, 2, dtype=torch.bool))
+        gradient = torch.autograd.grad(value, scores, allow_unused=True)[0] if value.requires_grad else None
+        return [0.0, 0.0] if gradient is None else gradient[0].tolist()
+
+    # where not even 1 and 0 are told apart, the head is what looks at the labels
+    return pull([2.0, 1.0])[0] != pull([2.0, 1.0])[1] or pull([1.0, 0.0])[0] == pull([1.0, 0.0])[1]
+
+
 def _require_sensible(sampling: Sampling) -> None:
     if sampling.group_size < 2:
         raise InputError(f"[sampling] group_size = {sampling.group_size} must be at least 2: a positive and a negative")
@@ -192,8 +243,9 @@ def _require_sensible(sampling: Sampling) -> None:
         )
     if sampling.hardest is not None and sampling.hardest < 1:
         raise InputError(f"[sampling] hardest = {sampling.hardest} must be at least 1; leave it out to take all")
-    if sampling.learn_from not in LEARN_FROM:
-        raise InputError(f"[sampling] learn_from = {sampling.learn_from!r} must be one of {', '.join(LEARN_FROM)}")
+    for name, value in (("learn_from", sampling.learn_from), ("grades", sampling.grades)):
+        if value not in CHOICES[name]:
+            raise InputError(f"[sampling] {name} = {value!r} must be one of {', '.join(CHOICES[name])}")
 
 
 def _targets(group: Group, learn_from: str) -> list[float]:

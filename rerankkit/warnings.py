@@ -37,6 +37,15 @@ KINDS = {
         "document(s) lost all their tokens", "raise [model.collator] max_length, or cap the query by query_max_length"
     ),
     "queries_cut": Kind("query/queries were cut to fit", "raise [model.collator] max_length or query_max_length"),
+    "half_precision_training": Kind(
+        "trained weight(s) are in half precision, where steps smaller than 1/256 of a weight are lost",
+        'set dtype = "fp32" in [model.backbone] and bf16 = true in [training], or train an adapter '
+        "([model.backbone.lora]), whose weights are fp32",
+    ),
+    "training_unlocked": Kind(
+        "lock(s) could not be taken, so another training of the same output would not be noticed",
+        "start one training for an output at a time, or write to another file system",
+    ),
 }
 """Every kind there is, by the name that costs and JSON carry."""
 

@@ -25,7 +25,7 @@ from rerankkit.batches import training_batch
 from rerankkit.losses.softmax_cross_entropy import SoftmaxCrossEntropy
 from rerankkit.protocols import Batch
 from rerankkit.recipe import parse_overrides
-from rerankkit.trainer import GroupTrainer, TrainingModule
+from rerankkit.training.trainer import GroupTrainer, TrainingModule
 
 EVERY: dict[str, Any] = {
     "data.train": {"@readers": "jsonl.v1", "path": "t2_ranking.jsonl"},

@@ -21,8 +21,8 @@ from rerankkit.protocols import Batch
 from rerankkit.readers.jsonl import Jsonl
 from rerankkit.recipe import load_recipe
 from rerankkit.reranker import Reranker
-from rerankkit.trainer import GroupTrainer
 from rerankkit.training import train
+from rerankkit.training.trainer import GroupTrainer
 
 LORA: dict[str, Any] = {"r": 4, "lora_dropout": 0.2}
 SHORT: dict[str, Any] = {"max_steps": 2, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
