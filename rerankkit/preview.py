@@ -30,6 +30,7 @@ from rerankkit.protocols import AnswerReader, Ask, Backbone, Batch, Collator, Gr
 from rerankkit.recipe import Recipe, build, require
 from rerankkit.registry import registry
 from rerankkit.sampling import EpochSampler, training_groups
+from rerankkit.stored_groups import StoredGroups
 from rerankkit.typecheck import arguments
 
 SAMPLE = 200
@@ -129,7 +130,7 @@ def _training(recipe: Recipe, parts: Parts, example: int, found: Preview, scratc
         for name in ("seed", "data_seed", "per_device_train_batch_size", "gradient_accumulation_steps")
     )
     seed = seed if data_seed is None else data_seed
-    groups = training_groups(recipe, seed, scratch)
+    groups = training_groups(recipe, StoredGroups(recipe.groups("train"), scratch / "train.jsonl"), seed)
     keys = list(EpochSampler(len(groups), seed))
     if example >= len(keys):
         found.missing.append(f"no training example {example}: [data.train] has {len(keys)}")

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
-from pathlib import Path
 from typing import get_args, get_type_hints
 
 import numpy as np
@@ -24,7 +23,6 @@ from rerankkit.fingerprints import Table, fingerprint
 from rerankkit.protocols import Group, Loss
 from rerankkit.recipe import Recipe, build
 from rerankkit.settings import Sampling
-from rerankkit.stored_groups import StoredGroups
 
 logger = logging.getLogger("rerankkit")
 CHOICES = {name: get_args(get_type_hints(Sampling)[name]) for name in ("learn_from", "grades")}
@@ -207,17 +205,12 @@ class EpochSampler(torch.utils.data.Sampler[tuple[int, int]]):
         return ((epoch, number) for number in order)
 
 
-def training_groups(recipe: Recipe, seed: int, scratch: Path) -> TrainingGroups:
-    """The groups that a recipe trains on.
-
-    Args:
-        seed: What draws depend on.
-        scratch: A folder for a copy of what the reader gives.
-    """
-    stored, sampling = StoredGroups(recipe.groups("train"), scratch / "train.jsonl"), recipe.settings("sampling")
+def training_groups(recipe: Recipe, groups: Sequence[Group], seed: int) -> TrainingGroups:
+    """The groups that a recipe trains on, drawn from those that its reader gives by a seed."""
+    sampling = recipe.settings("sampling")
     if sampling.grades == "auto" and not _tells_grades(build(recipe, "loss")):
         sampling = replace(sampling, grades="one")
-    return TrainingGroups(stored, sampling, seed)
+    return TrainingGroups(groups, sampling, seed)
 
 
 def _tells_grades(loss: Loss) -> bool:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import transformers
 
 from rerankkit import engine
+from rerankkit.checkpoints import require_same_origin
 from rerankkit.errors import InputError, RunError
 from rerankkit.evaluate import prepare
 from rerankkit.progress import Bar, quiet_libraries
+from rerankkit.protocols import Group
 from rerankkit.recipe import Recipe, build, load_recipe, require
 from rerankkit.reranker import Reranker
 from rerankkit.sampling import training_groups
+from rerankkit.stored_groups import StoredGroups
 from rerankkit.training import outputs, requirements
 from rerankkit.training.arguments import require_steps, training_arguments
 from rerankkit.training.callbacks import Gradients, Report, StopOnInterrupt
@@ -74,11 +78,15 @@ def _train(
     recipe: Recipe, args: transformers.TrainingArguments, output: Path, checkpoint: Path | None, scratch: Path
 ) -> Reranker:
     with collecting():  # what is to be known before the first step is said before it
-        groups = training_groups(recipe, args.data_seed if args.data_seed is not None else args.seed, scratch)
+        stored = StoredGroups(recipe.groups("train"), scratch / "train.jsonl")
+        groups = training_groups(recipe, stored, args.data_seed if args.data_seed is not None else args.seed)
         require_steps(args, len(groups))
         known = groups.known_positives if groups.sampling.in_batch_negatives else None
         requirements.require_lessons(recipe, groups, args.train_batch_size, known)
         dev = prepare(list(recipe.groups("dev"))) if recipe.has("data.dev") else []
+        origin = {"optim": args.optim.value, "data.train": stored.digest, "data.dev": _digest(dev)}
+        if checkpoint is not None:
+            require_same_origin(checkpoint, origin)
         if args.dataloader_num_workers:  # tokenizers' threads and a loader's processes do not go together
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         transformers.set_seed(args.seed)
@@ -93,7 +101,8 @@ def _train(
         logger.info("no [data.dev]: nothing is measured, and the weights of the last step are kept")
     # What a part does at its first use only, such as checking itself, must not fall into the first step after a resume.
     engine.run(reranker.parts, [groups[0, 0]], recipe.settings("engine"))
-    trainer = GroupTrainer(module, args, groups, dev, recipe.settings("engine"), recipe.settings("evaluation"), known)
+    settings = recipe.settings("engine"), recipe.settings("evaluation")
+    trainer = GroupTrainer(module, args, groups, dev, *settings, known, origin)
     outputs.barrier(args)
     if args.should_save:
         outputs.prepare_folder(Path(args.output_dir), recipe, checkpoint)
@@ -129,6 +138,10 @@ def _quiet_process(args: transformers.TrainingArguments) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+def _digest(groups: Sequence[Group]) -> str:
+    return hashlib.sha256("".join(map(repr, groups)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _notes(trainer: GroupTrainer, seconds: float) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rerankkit import engine
 from rerankkit.batches import Known, Step, TrainingCollator, chunks_of_rows, score_matrix, wide_score_matrix
-from rerankkit.checkpoints import is_complete, rotate, seal
+from rerankkit.checkpoints import ORIGIN, is_complete, rotate, seal
 from rerankkit.engine import Parts
 from rerankkit.errors import InputError, RunError
 from rerankkit.evaluate import measure, qrels_of, run_of
@@ -26,6 +27,8 @@ from rerankkit.training.callbacks import BeforeEpoch
 
 logger = logging.getLogger("rerankkit")
 WEIGHTS = "trained.safetensors"
+RATES = ("initial_lr", "weight_decay", "betas", "eps", "momentum")
+"""What of an optimizer's groups is the recipe's; the rest may be its state."""
 
 
 class TrainingModule(torch.nn.Module):
@@ -137,7 +140,9 @@ class GroupTrainer(transformers.Trainer):
         settings: Engine,
         evaluation: Evaluation,
         known: Known | None = None,
+        origin: Mapping[str, str] | None = None,
     ) -> None:
+        self._origin = dict(origin or {})
         self._sampler = EpochSampler(len(train), args.data_seed if args.data_seed is not None else args.seed)
         self._dev, self._settings, self._evaluation = dev, settings, evaluation
         # left to the Trainer, it would delete older checkpoints before the new one is sealed
@@ -217,6 +222,7 @@ class GroupTrainer(transformers.Trainer):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
+                (folder / ORIGIN).write_text(json.dumps(self._origin, indent=1), encoding="utf-8")
                 seal(folder)
         except RunError:
             raise
@@ -235,6 +241,28 @@ class GroupTrainer(transformers.Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self._load_weights(Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Go on with the checkpoint's state of each weight, and with the recipe's own rates, which may be others."""
+        if checkpoint is None:
+            return
+        rates = [{key: group[key] for key in RATES if key in group} for group in self.optimizer.param_groups]
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except (KeyError, ValueError) as error:
+            raise RunError(
+                f"the optimizer's state in {checkpoint} is another optimizer's ({error}); resume with the same "
+                "[training] optim and optim_args, or start anew with --overwrite"
+            ) from error
+        for group, own in zip(self.optimizer.param_groups, rates, strict=True):
+            group.update(own)
+        schedule = self.lr_scheduler
+        if isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):
+            schedule.base_lrs = [group["initial_lr"] for group in self.optimizer.param_groups]
+            rate_of = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+            schedule._last_lr = [base * factor(schedule.last_epoch) for base, factor in rate_of]
+            for group, rate in zip(self.optimizer.param_groups, schedule._last_lr, strict=True):
+                group["lr"] = rate
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         world = self.args.world_size
