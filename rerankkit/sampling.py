@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import random
 from array import array
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
@@ -23,6 +22,7 @@ from rerankkit.fingerprints import Table, fingerprint
 from rerankkit.protocols import Group, Loss
 from rerankkit.recipe import Recipe, build
 from rerankkit.settings import Sampling
+from rerankkit.warnings import collecting, warn
 
 logger = logging.getLogger("rerankkit")
 CHOICES = {name: get_args(get_type_hints(Sampling)[name]) for name in ("learn_from", "grades")}
@@ -55,34 +55,32 @@ class TrainingGroups(torch.utils.data.Dataset[Group]):
         self._elsewhere = sampling.random_negatives > 0 or sampling.in_batch_negatives
         group_of, position_of, first_of = array("q"), array("q"), array("q")
         self._relevant_texts, self._relevant_ids, texts_of_ids = Table(), Table(), Table()
-        counts: Counter[str] = Counter()
-        for number, group in enumerate(groups):
-            _targets(group, sampling.learn_from)
-            positives = _positives(group)
-            if not positives:
-                continue
-            self._count(group, counts)
-            first_of.append(len(group_of))
-            for position in positives:
-                group_of.append(number)
-                position_of.append(position)
-                text, docid = fingerprint(group.docs[position]), _docid(group, position)
-                if docid:
-                    texts_of_ids.add(fingerprint(docid), text)
-                for query in _queries(group):
-                    self._relevant_texts.add(query, text)
+        differing = False
+        with collecting():
+            for number, group in enumerate(groups):
+                positives = self._positives_to_learn(group)
+                differing |= bool(positives) and self._differs(group)
+                first_of.extend([len(group_of)] if positives else [])
+                for position in positives:
+                    group_of.append(number)
+                    position_of.append(position)
+                    text, docid = fingerprint(group.docs[position]), _docid(group, position)
                     if docid:
+                        texts_of_ids.add(fingerprint(docid), text)
+                    for query in _queries(group):
+                        self._relevant_texts.add(query, text)
+                        if docid:
+                            self._relevant_ids.add(query, fingerprint(docid))
+                for docid in (docid for docid, grade in (group.judged or {}).items() if positives and grade > 0):
+                    for query in _queries(group):
                         self._relevant_ids.add(query, fingerprint(docid))
-            for docid in (docid for docid, grade in (group.judged or {}).items() if grade > 0):
-                for query in _queries(group):
-                    self._relevant_ids.add(query, fingerprint(docid))
         if not group_of:
             raise InputError("the training data has no group with a positive document (a label above 0)")
         # every positive: the number of its group and its position there; and every group's first positive
         self._group_of, self._position_of, self._first_of = map(np.array, (group_of, position_of, first_of))
         for table in (self._relevant_texts, self._relevant_ids, texts_of_ids):
             table.seal()
-        self._report(counts)
+        self.alike = not differing and not sampling.random_negatives
         if not texts_of_ids.has_one_value_each():
             logger.warning(
                 "some document ids of the training data stand for several texts; documents of the same id count as the "
@@ -154,39 +152,32 @@ class TrainingGroups(torch.utils.data.Dataset[Group]):
                     break
         return found
 
-    def _count(self, group: Group, counts: Counter[str]) -> None:
-        """Count what of the data cannot be used, and refuse what cannot be meant."""
+    def _positives_to_learn(self, group: Group) -> list[int]:
+        """The positives of a group that the reader gave; warns of what cannot be used, refuses what cannot be."""
+        _targets(group, self.sampling.learn_from)
+        positives, name = _positives(group), _name(group)
+        if not positives:
+            warn("groups_without_positive", name)
+            return []
         taught = group.labels is None or self.sampling.learn_from == "teacher_scores"
         if taught and self._elsewhere:
             raise InputError(
-                f"{_name(group)} is learned from its teacher_scores, so a document of another query would have no "
+                f"{name} is learned from its teacher_scores, so a document of another query would have no "
                 "score to learn; set [sampling] random_negatives = 0 and in_batch_negatives = false"
             )
-        counts["both"] += group.labels is not None and group.teacher_scores is not None
-        alone = not _negatives(group) and not self._has_grades(group)
-        counts["alone"] += alone
-        counts["alike"] += alone or len(set(_targets(group, self.sampling.learn_from))) < 2
+        if group.labels is not None and group.teacher_scores is not None and self.sampling.learn_from == "auto":
+            warn("groups_labelled_twice", name)
+        if self._is_alone(group) and not self._elsewhere:
+            warn("groups_without_negative", name)
+        return positives
 
-    def _report(self, counts: Counter[str]) -> None:
-        used = len(self._first_of)
-        if left_out := len(self._groups) - used:
-            logger.warning(
-                "%d of %d training groups have no positive document and are left out", left_out, len(self._groups)
-            )
-        if counts["both"] and self.sampling.learn_from == "auto":
-            logger.warning(
-                "%d training groups have labels and teacher_scores; their labels are learned from, unless [sampling] "
-                "learn_from says otherwise",
-                counts["both"],
-            )
-        self.alike = counts["alike"] == used and not self.sampling.random_negatives
-        if counts["alone"] and not self._elsewhere:
-            logger.warning(
-                "%d of %d training groups have no negative document, which teaches nothing about the order; "
-                "[sampling] random_negatives draws some from other queries",
-                counts["alone"],
-                used,
-            )
+    def _is_alone(self, group: Group) -> bool:
+        """Whether a positive has no other document of its query beside it."""
+        return not _negatives(group) and not self._has_grades(group)
+
+    def _differs(self, group: Group) -> bool:
+        """Whether two documents that are drawn together can have different targets."""
+        return not self._is_alone(group) and len(set(_targets(group, self.sampling.learn_from))) > 1
 
 
 class EpochSampler(torch.utils.data.Sampler[tuple[int, int]]):

@@ -89,7 +89,7 @@ def test_a_group_with_fewer_negatives_than_asked(caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.WARNING, "rerankkit"):
         alone = TrainingGroups(given, Sampling(group_size=4), seed=0)
     assert [len(alone[0, i].docs) for i in range(4)] == [4, 4, 2, 1]
-    assert "1 of 4 training groups have no negative document" in caplog.text
+    assert "1 training group without a negative document, which teaches nothing about the order" in caplog.text
     filled = TrainingGroups(given, Sampling(group_size=4, random_negatives=1), seed=0)
     assert [len(filled[0, i].docs) for i in range(4)] == [4, 4, 4, 4]
     lonely = TrainingGroups(given[3:], Sampling(group_size=4, random_negatives=3), seed=0)
@@ -115,7 +115,7 @@ def test_groups_without_a_positive_are_left_out_with_a_count(caplog: pytest.LogC
         dataset = TrainingGroups(given, Sampling(), seed=0)
     assert len(dataset) == 2
     assert {dataset[0, i].qid for i in range(2)} == {"q0", "q2"}
-    assert "2 of 4 training groups have no positive document and are left out" in caplog.text
+    assert "2 training groups without a positive document and left out, such as group q1" in caplog.text
     with pytest.raises(InputError, match="no group with a positive document"):
         TrainingGroups(given[1:2], Sampling(), seed=0)
 
@@ -180,7 +180,7 @@ def test_teacher_scores_stand_in_for_labels(caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level(logging.WARNING, "rerankkit"):
         both = TrainingGroups([replace(taught[0], labels=[1.0, 0.0, 0.0])], Sampling(group_size=3), seed=0)
     assert sorted(both[0, 0].labels or []) == [0.0, 0.0, 1.0]
-    assert "1 training groups have labels and teacher_scores; their labels are learned from" in caplog.text
+    assert "1 training group with labels and teacher_scores, of which the labels are learned from" in caplog.text
     with pytest.raises(InputError, match="group 'what' has neither labels nor teacher_scores"):
         TrainingGroups([Group("what", ["a"])], Sampling(), seed=0)
 

@@ -64,7 +64,7 @@ def _taken(path: Path, output: Path) -> int:
                 "give another --output"
             ) from None
         except OSError as error:  # a file system without locks
-            warn("training_unlocked", f"{path} ({error.strerror})")
+            warn("trainings_unlocked", f"{path} ({error.strerror})")
         if _is_at(path, descriptor):
             break
         os.close(descriptor)
