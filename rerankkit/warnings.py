@@ -72,6 +72,11 @@ KINDS = {
     "judged_documents_unknown": Kind(
         "judgement", "of no known document", "measures count these as missed; give the corpus that was judged"
     ),
+    "groups_alike": Kind(
+        "training group",
+        "with the same prompt for all documents, which teaches nothing",
+        "raise [model.collator] max_length, or cap the query by query_max_length",
+    ),
     "half_precision_training": Kind(
         "trained weight",
         "in half precision, where steps below 1/256 of its value are lost",

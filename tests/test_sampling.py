@@ -115,7 +115,7 @@ def test_groups_without_a_positive_are_left_out_with_a_count(caplog: pytest.LogC
         dataset = TrainingGroups(given, Sampling(), seed=0)
     assert len(dataset) == 2
     assert {dataset[0, i].qid for i in range(2)} == {"q0", "q2"}
-    assert "2 training groups without a positive document and left out, such as group q1" in caplog.text
+    assert "2 training groups without a positive document and left out, such as group 'q1'" in caplog.text
     with pytest.raises(InputError, match="no group with a positive document"):
         TrainingGroups(given[1:2], Sampling(), seed=0)
 

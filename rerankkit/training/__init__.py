@@ -95,6 +95,8 @@ def _train(
         module = TrainingModule(reranker.parts, build(recipe, "loss"), chunk, known is not None)
         requirements.require_fitting(recipe, reranker.parts, groups[0, 0])
         requirements.require_weights(module, args)
+        if known is None:
+            requirements.require_documents(reranker.parts, groups)
     trained = sum(weight.numel() for weight in module.trained_weights().values())
     logger.info("%s trained weights, %s groups to train on, %s to validate on", f"{trained:,}", len(groups), len(dev))
     if not dev:
