@@ -14,9 +14,9 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from rerankkit import saving
 from rerankkit.checkpoints import latest
 from rerankkit.errors import InputError, RunError
+from rerankkit.files import require_free
 from rerankkit.recipe import Recipe, fill
 from rerankkit.reranker import Reranker
 from rerankkit.training.lock import LOCK
@@ -62,7 +62,7 @@ def _remove(path: Path) -> None:
 def checkpoint_of(output: Path, work: Path, resume: bool, overwrite: bool) -> Path | None:
     """Where to go on from, if at all; refuses to touch what an earlier training left unless told what to do."""
     if not overwrite:
-        saving.require_free(output)
+        require_free(output)
     if overwrite and not resume:
         return None
     found = latest(work)
