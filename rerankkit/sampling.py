@@ -167,8 +167,8 @@ class TrainingGroups(torch.utils.data.Dataset[Group]):
             )
         if group.labels is not None and group.teacher_scores is not None and self.sampling.learn_from == "auto":
             warn("groups_labelled_twice", name)
-        if self._is_alone(group) and not self._elsewhere:
-            warn("groups_without_negative", name)
+        if not self._elsewhere and not self._differs(group):
+            warn("groups_without_negative" if self._is_alone(group) else "groups_of_one_label", name)
         return positives
 
     def _is_alone(self, group: Group) -> bool:

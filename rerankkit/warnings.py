@@ -106,6 +106,11 @@ KINDS = {
         "without a negative document, which teaches nothing about the order",
         "[sampling] random_negatives draws some from other queries",
     ),
+    "groups_of_one_label": Kind(
+        "training group",
+        "with one label for all documents, which teaches nothing about the order",
+        "leave it out, or grade its documents",
+    ),
     "groups_labelled_twice": Kind(
         "training group",
         "with labels and teacher_scores, of which the labels are learned from",

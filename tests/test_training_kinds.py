@@ -17,7 +17,8 @@ from rerankkit.errors import InputError
 from rerankkit.evaluate import measure, prepare, qrels_of, run_of
 from rerankkit.readers.jsonl import Jsonl
 from rerankkit.registry import registry
-from rerankkit.training.requirements import LIKELIHOOD, Interrupted
+from rerankkit.training import Interrupted
+from rerankkit.training.requirements import LIKELIHOOD
 from rerankkit.training.trainer import GroupTrainer
 
 KINDS = ["classifier", "linear", "colbert"]

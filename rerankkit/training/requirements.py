@@ -33,9 +33,9 @@ def require_lessons(recipe: Recipe, groups: TrainingGroups, batch_size: int, kno
         one = torch.ones(1, 1)
         if not _teaches(loss, one, one.bool()):
             raise InputError(
-                f"[data.train] no group has a negative document or two documents of different labels, and {name} "
-                "learns nothing from a document by itself; give the data some, or let [sampling] random_negatives draw "
-                "them from other queries"
+                f"[data.train] no group has a negative document, and {name} learns nothing from a document by itself "
+                "or documents of one label; give the data some, or let [sampling] random_negatives draw them from "
+                "other queries"
             )
         return
     for start in range(0, len(groups), batch_size):

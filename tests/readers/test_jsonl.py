@@ -57,8 +57,8 @@ def test_rows_of_numbered_negatives(path: Path) -> None:
     ]
     bad = Jsonl(str(write(path, {"query": "q", "positive": "p", "bad_1": "n1", "bad_2": "n2"})), negative_key="bad")
     assert list(bad) == [Group("q", ["p", "n1", "n2"], [1, 0, 0])]
-    with pytest.raises(InputError, match='did you mean "negative" by "negativ_1"'):
-        read(path, {"query": "q", "positive": "p", "negativ_1": "n"})
+    with pytest.raises(InputError, match='did you mean "negative" by "negative1"'):
+        read(path, {"query": "q", "positive": "p", "negative1": "n"})
     with pytest.raises(InputError, match=r':1: "negative_1".*a number'):
         read(path, {"query": "q", "positive": "p", "negative_1": 3})
 

@@ -135,7 +135,9 @@ def test_targets_that_are_all_equal(tmp_path: Path, loss: str, monkeypatch: pyte
     recipe = run.recipe(tmp_path / "recipe", SHORT, loss=loss, dev=0)
     rows = [{"query": f"q {i}", "docs": ["a", "b", "c"], "teacher_scores": [0.5] * 3} for i in range(4)]
     write(tmp_path / "recipe" / "train.jsonl", rows)
-    assert "two documents of different labels" in refused(recipe, tmp_path / "out", monkeypatch)
+    assert "learns nothing from a document by itself or documents of one label" in refused(
+        recipe, tmp_path / "out", monkeypatch
+    )
 
 
 def kept(output: Path) -> list[str]:
