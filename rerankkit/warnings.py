@@ -116,7 +116,19 @@ KINDS = {
         "with labels and teacher_scores, of which the labels are learned from",
         "[sampling] learn_from says otherwise",
     ),
-    "quotes_kept": Kind("cell of a TSV file", "taken with its double quotes", "save as .csv what is quoted as CSV is"),
+    "ranks_contradicted": Kind(
+        "query", "with ranks that contradict the scores, which count", "give scores that fall from rank to rank"
+    ),
+    "lines_repeated": Kind("line", "repeated, taken once", "remove the copies"),
+    "own_documents_left_out": Kind(
+        "query",
+        "whose own document, of the same id, is left out as in BEIR's evaluation",
+        "keep it by ignore_identical_ids = false (--no-ignore-identical-ids)",
+    ),
+    "own_documents_kept": Kind(
+        "query", "among its own candidates, under its own id", "leave it out by --ignore-identical-ids"
+    ),
+    "quotes_kept": Kind("TSV cell", "taken with its double quotes", "save as .csv what is quoted as CSV is"),
     "skiplist_unknown": Kind("skiplist word", "left out, being no token", "its vectors are compared as any other's"),
     "layout_leaves_out": Kind(
         "setting", "left out by the layout", "whoever reads it has to say so again, or it scores otherwise"
