@@ -163,7 +163,9 @@ def _optimizer(args: transformers.TrainingArguments) -> torch.optim.Optimizer | 
     weight: Any = torch.nn.Parameter(torch.zeros(1))
     try:
         cls, options = transformers.Trainer.get_optimizer_cls_and_kwargs(args)
-    except ValueError:
-        return None
+    except ValueError as error:
+        if "pass a" in str(error):  # one made of a model's layers
+            return None
+        raise
     options = {name: value for name, value in options.items() if name != "optimizer_dict"}
     return cls([weight], **options)

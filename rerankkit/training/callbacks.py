@@ -20,6 +20,12 @@ from rerankkit.progress import Bar
 from rerankkit.sampling import EpochSampler
 
 logger = logging.getLogger("rerankkit")
+PATIENCE = 100
+"""After how many steps without any gradient a training ends."""
+NOTHING = (
+    "all gradients were 0 in each of {steps} steps, so nothing was learned and nothing is saved: do documents keep "
+    "tokens of their own in the prompts (rerankkit preview), and do their labels differ?"
+)
 
 
 class BeforeEpoch(transformers.TrainerCallback):
@@ -127,12 +133,15 @@ class Gradients(transformers.TrainerCallback, ExportableState):
         return {"args": {}, "attributes": {"some": self.some}}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        kept = state.stateful_callbacks.setdefault("Gradients", {"args": {}, "attributes": {"some": True}})
         if state.global_step:  # a checkpoint of an older version does not say
-            self.some = state.stateful_callbacks.get("Gradients", {}).get("attributes", {}).get("some", True)
+            self.some = kept["attributes"]["some"]
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **rest: Any) -> None:
         norm = float(torch.nn.utils.get_total_norm([w.grad for w in model.parameters() if w.grad is not None]))
         self.some |= math.isfinite(norm) and norm > 0
+        if not self.some and state.global_step >= PATIENCE and not args.fp16:
+            raise RunError(NOTHING.format(steps=state.global_step))
         if not math.isfinite(norm) and not args.fp16:  # where it is the scaler that steps over such
             raise RunError(
                 f"the gradients became {norm} at step {state.global_step + 1}; lower learning_rate, or use fp32. The "

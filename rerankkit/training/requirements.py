@@ -13,6 +13,7 @@ from rerankkit.protocols import Ask, Group, Loss, Taught
 from rerankkit.recipe import Recipe, build
 from rerankkit.registry import registry
 from rerankkit.sampling import TrainingGroups
+from rerankkit.training.callbacks import NOTHING
 from rerankkit.training.trainer import TrainingModule
 from rerankkit.warnings import warn
 
@@ -130,10 +131,7 @@ def require_learned(steps: int, gradients: bool, moved: bool) -> None:
     if not steps:
         raise RunError("the training took no step, so nothing is saved")
     if not gradients:
-        raise RunError(
-            f"all gradients were 0 in each of {steps} steps, so nothing was learned and nothing is saved: do documents "
-            "keep tokens of their own in the prompts (rerankkit preview), and do their labels differ?"
-        )
+        raise RunError(NOTHING.format(steps=steps))
     if not moved:
         raise RunError(
             f"after {steps} steps all weights are what they were, so nothing is saved: the learning rate is too small "
