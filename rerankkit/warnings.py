@@ -128,6 +128,27 @@ KINDS = {
     "own_documents_kept": Kind(
         "query", "among its own candidates, under its own id", "leave it out by --ignore-identical-ids"
     ),
+    "document_ids_shared": Kind(
+        "data set",
+        "with document ids of several texts",
+        "documents of one id count as the same; give each an id of its own, or leave the ids out",
+    ),
+    "checkpoints_passed_over": Kind(
+        "checkpoint", "incomplete or damaged, passed over", "an older one is gone on from; --overwrite starts anew"
+    ),
+    "best_checkpoints_lost": Kind(
+        "best checkpoint", "lost", "the best of the steps from here on is kept; --overwrite starts anew"
+    ),
+    "random_states_missing": Kind(
+        "random state",
+        "missing",
+        "this training will differ from an uninterrupted one; resume with as many processes as it had",
+    ),
+    "recipe_lines_changed": Kind(
+        "recipe line",
+        "changed since this training began",
+        "the result will be neither recipe's; --overwrite starts anew",
+    ),
     "quotes_kept": Kind("TSV cell", "taken with its double quotes", "save as .csv what is quoted as CSV is"),
     "skiplist_unknown": Kind("skiplist word", "left out, being no token", "its vectors are compared as any other's"),
     "layout_leaves_out": Kind(

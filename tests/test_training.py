@@ -357,7 +357,7 @@ def test_the_best_checkpoint_may_be_lost(
     (best / "trained.safetensors").unlink()
     with caplog.at_level(logging.WARNING, "rerankkit"):
         train(recipe, output, resume=True)
-    assert f"{best}, the best so far, is lost" in caplog.text
+    assert f"1 best checkpoint lost, such as {best}" in caplog.text
     assert "those of step 9, the best" in (output / "README.md").read_text()
 
 

@@ -28,7 +28,7 @@ from rerankkit.training.arguments import require_steps, training_arguments
 from rerankkit.training.callbacks import Gradients, Report, StopOnInterrupt
 from rerankkit.training.lock import locked
 from rerankkit.training.trainer import GroupTrainer, TrainingModule
-from rerankkit.warnings import collecting
+from rerankkit.warnings import Mode, collecting, collecting_as, say
 
 logger = logging.getLogger("rerankkit")
 
@@ -43,6 +43,7 @@ def train(
     overrides: dict[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    warnings: Mode = "log",
 ) -> Reranker:
     """Train what a recipe describes and save it.
 
@@ -54,7 +55,15 @@ def train(
         resume: Go on from the newest complete checkpoint of an earlier training with the same output.
         overwrite: Replace what is at the output, once the new model is complete; without `resume`, also the
             checkpoints of an earlier training.
+        warnings: Whether what is cut, replaced or left out is logged or an error.
     """
+    with collecting_as(warnings):
+        return _trained(recipe, output, overrides, resume, overwrite)
+
+
+def _trained(
+    recipe: str | Path | Recipe, output: str | Path, overrides: dict[str, Any] | None, resume: bool, overwrite: bool
+) -> Reranker:
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides, purpose="train")
     elif overrides:
@@ -97,12 +106,14 @@ def _train(
         requirements.require_weights(module, args)
         if known is None:
             requirements.require_documents(reranker.parts, groups)
+    say()
     trained = sum(weight.numel() for weight in module.trained_weights().values())
     logger.info("%s trained weights, %s groups to train on, %s to validate on", f"{trained:,}", len(groups), len(dev))
     if not dev:
         logger.info("no [data.dev]: nothing is measured, and the weights of the last step are kept")
     # What a part does at its first use only, such as checking itself, must not fall into the first step after a resume.
-    engine.run(reranker.parts, [groups[0, 0]], recipe.settings("engine"))
+    with collecting(passed_on=False):
+        engine.run(reranker.parts, [groups[0, 0]], recipe.settings("engine"))
     settings = recipe.settings("engine"), recipe.settings("evaluation")
     trainer = GroupTrainer(module, args, groups, dev, *settings, known, origin)
     outputs.barrier(args)
