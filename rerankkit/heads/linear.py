@@ -51,7 +51,8 @@ class Linear:
                 'prompts share apart; use hf_encoder.v1, share_prefix = false or "last"'
             )
         width = backbone.module.config.hidden_size
-        self.module = torch.nn.Sequential(torch.nn.Dropout(self.dropout), torch.nn.Linear(width, 1, self.bias))
+        linear = torch.nn.Linear(width, 1, self.bias, dtype=torch.float32)
+        self.module = torch.nn.Sequential(torch.nn.Dropout(self.dropout), linear)
         torch.nn.init.normal_(self.module[1].weight, std=0.02)
 
     def score(self, hidden: Hidden, batch: Batch) -> torch.Tensor:
