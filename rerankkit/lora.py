@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,6 +79,16 @@ def tied_targets(wrapped: Any) -> list[str]:
         and isinstance(layer.get_base_layer(), torch.nn.Module)
         and any(owners[id(weight)] > 1 for weight in layer.get_base_layer().parameters(recurse=False))
     ]
+
+
+def merged_copy(wrapped: Any) -> Any:
+    """A transformers model with its adapter folded in; the one that is given stays as it is."""
+    if tied := tied_targets(wrapped):
+        raise InputError(
+            f"this model's adapter adapts {tied[0]}, whose weights are another layer's too, so that it cannot be folded "
+            "in and exported; save it (save_pretrained keeps it apart), or train it without that layer"
+        )
+    return copy.deepcopy(wrapped).merge_and_unload(safe_merge=True)
 
 
 def _load_adapter(wrapped: Any, lora: Lora, start: str) -> None:

@@ -108,7 +108,7 @@ def _transformers(checkpoint: Published) -> Settings:
             f"{name} is a text-to-text model, and nothing in it says what to ask it; name it in a recipe such as "
             f'monot5: Reranker.from_recipe("monot5", {{"model.backbone.name": "{name}"}})'
         )
-    strange = [kind for kind in checkpoint.kinds if kind not in dir(transformers)]
+    strange = [kind for kind in checkpoint.kinds if kind not in transformers.__all__]
     if strange:
         raise InputError(
             f"{name} is a {strange[0]}, a class that transformers does not have, and what it computes from its "

@@ -69,6 +69,7 @@ _COMMON = {
     "_name_or_path", "architectures", "auto_map", "model_type", "torch_dtype", "dtype", "transformers_version",
     "use_cache", "quantization_config", "rope_theta", "rope_scaling", "gradient_checkpointing", "pad_token_id",
     "bos_token_id", "eos_token_id", "num_labels", "id2label", "label2id", "tie_word_embeddings", "tokenizer_class",
+    "decoder_start_token_id", "torchscript", "output_attentions", "output_hidden_states", "position_embedding_type",
 }  # fmt: skip
 """Keys that any config may have, and that say nothing of what another class would compute."""
 
