@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +11,8 @@ from rerankkit.bm25 import BM25
 from rerankkit.errors import InputError
 from rerankkit.protocols import Group
 from rerankkit.text_files import document_lines, query_lines
-from rerankkit.trec import Qrels, Run, best_first, ranked_scores, read_run, run_line
-
-log = logging.getLogger("rerankkit")
+from rerankkit.trec import Qrels, Run, best_first, ranked_scores, read_run, run_place
+from rerankkit.warnings import warn
 
 QUERY_IDS = ("_id", "id", "qid", "query_id")
 QUERY_TEXTS = ("text", "query")
@@ -40,9 +38,7 @@ class Collection:
         """
         groups = [self._group(qid, run.get(qid, {}), add_positives) for qid in (self.queries if qids is None else qids)]
         if empty := [group.qid for group in groups if not group.docs]:
-            log.warning(
-                "the first stage found nothing for %d of %d queries, such as %r", len(empty), len(groups), empty[0]
-            )
+            warn("queries_without_candidates", f"query {empty[0]!r} of {len(groups):,}", len(empty))
         return groups
 
     def _group(self, qid: str, scores: dict[str, float], add_positives: bool) -> Group:
@@ -71,17 +67,12 @@ class Collection:
         """Warns of judgements whose query or document is in no file."""
         queries = [qid for qid in self.qrels if qid not in self.queries]
         if queries:
-            log.warning("%s: %d judged queries are unknown and left out, such as %r", source, len(queries), queries[0])
+            warn("judged_queries_unknown", f"query {queries[0]!r} in {source}", len(queries))
         documents = [
             d for qid, grades in self.qrels.items() if qid in self.queries for d in grades if d not in self.corpus
         ]
         if documents:
-            log.warning(
-                "%s: %d judgements name documents that the corpus lacks, such as %r; measures count them as missed",
-                source,
-                len(documents),
-                documents[0],
-            )
+            warn("judged_documents_unknown", f"that of document {documents[0]!r} in {source}", len(documents))
 
 
 def sampled(qids: Sequence[str], limit: int | None, seed: int) -> list[str]:
@@ -136,21 +127,27 @@ def candidates_from_bm25(corpus: dict[str, str], queries: dict[str, str], k: int
     }
 
 
-def candidates_from_run(path: str | Path, corpus: dict[str, str], queries: dict[str, str], k: int | None = None) -> Run:
-    """The best `k` documents of each query by a TREC run; a run that names what the files lack is refused."""
+def candidates_from_run(
+    path: str | Path, corpus: dict[str, str], queries: dict[str, str], k: int | None = None, run: Run | None = None
+) -> Run:
+    """The best `k` documents of each query by a TREC run; a run that names what the files lack is refused.
+
+    Args:
+        run: What the file holds, where it is read already.
+    """
     if k is not None:
         require_positive(k, "candidates")
-    run = read_run(path)
+    run = read_run(path) if run is None else run
     strangers = [qid for qid in run if qid not in queries]
     if strangers:
         raise InputError(
-            f"{path}:{run_line(path, 0, strangers[0])}: query {strangers[0]!r} is not among the queries "
+            f"{run_place(path, 0, strangers[0])}: query {strangers[0]!r} is not among the queries "
             f"({len(strangers)} of {len(run)} are not); give the queries that the run was made for"
         )
     missing = [docid for scores in run.values() for docid in scores if docid not in corpus]
     if missing:
         raise InputError(
-            f"{path}:{run_line(path, 2, missing[0])}: document {missing[0]!r} is not in the corpus "
+            f"{run_place(path, 2, missing[0])}: document {missing[0]!r} is not in the corpus "
             f"({len(missing)} ranked documents are not); give the corpus that the run was made for"
         )
     return {

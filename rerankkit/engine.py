@@ -40,6 +40,7 @@ from rerankkit.rounds import Ranking, rounds
 from rerankkit.rows_ahead import rows_ahead
 from rerankkit.score_cache import Answers
 from rerankkit.settings import Engine
+from rerankkit.warnings import warn
 
 
 @dataclass(frozen=True)
@@ -219,6 +220,9 @@ class Scoring:
             assert question.reading is not None
             for costs in self.bill.of(question.query):
                 costs.add_faults(question.reading.faults)
+            if faults := ", ".join(f"{fault} {count}" for fault, count in question.reading.faults.items() if count):
+                group = question.ask.group
+                warn("answers_odd", f"one about query {group.qid or group.query[:60]!r} ({faults})")
 
     def _ask_sharing(self, questions: list[_Question]) -> None:
         """Ask what begins alike; where too little memory is left to read the beginnings, those of some at a time."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from rerankkit import files
 from rerankkit.errors import InputError
 from rerankkit.evaluate import (
     MEASURES,
@@ -26,8 +24,9 @@ from rerankkit.evaluate import (
 from rerankkit.protocols import Group
 from rerankkit.recipe import build
 from rerankkit.registry import registry
+from rerankkit.screen import console
 from rerankkit.tables import describe, render
-from rerankkit.trec import Run, read_run
+from rerankkit.trec import Run, read_run, write_run
 
 logger = logging.getLogger("rerankkit")
 Models = dict[str, Any]
@@ -102,7 +101,7 @@ def evaluate(
     output: Path | None,
 ) -> Comparison:
     """Rank the groups with every model and compare the runs, the first stage's beside them."""
-    from rerankkit.ranking import require_place, rerank, write
+    from rerankkit.ranking import rerank
 
     first = first_run(groups)
     if weight is not None and first is None:
@@ -113,7 +112,7 @@ def evaluate(
     if not isinstance(weight, str):
         mixed = [] if weight is None else [_mixed(name, weight) for name in models if name not in given]
         _among(baseline, [*runs, *models, *mixed])
-    require_place(output)
+    files.require_place(output)
     for name, model in models.items():
         runs[name] = given[name] if name in given else rerank(model, groups, None)
         if weight is not None and first is not None and name not in given:
@@ -123,7 +122,7 @@ def evaluate(
     wanted = measures or (recipe.settings("evaluation").measures if recipe else MEASURES)
     comparison = compare(runs, qrels_of(groups), wanted, _among(baseline, list(runs)))
     if output is not None:
-        write(list(runs.values())[-1], output)
+        write_run(list(runs.values())[-1], output)
     return comparison
 
 
@@ -139,19 +138,16 @@ def _among(baseline: str | None, systems: Sequence[str]) -> str:
     return name or ""
 
 
-def show(comparison: Comparison, models: Sequence[str], as_json: bool) -> None:
+def show(comparison: Comparison, models: Sequence[str]) -> None:
     """Print a comparison, and how the last model differs from each model before it."""
-    if as_json:
-        print(json.dumps(comparison.as_dict(), indent=1))
-        return
-    console = Console()
-    console.print(render(comparison))
+    terminal = console()
+    terminal.print(render(comparison))
     *before, last = models
     for name in before:
         for measure in comparison.measures:
             new, old = (comparison.systems[system].values[measure] for system in (last, name))
             found = describe(difference([new[qid] - old[qid] for qid in new])).replace("\n", "  ")
-            console.print(f"{last} against {name}, {measure}: {found}", markup=False, highlight=False, soft_wrap=True)
+            terminal.print(f"{last} against {name}, {measure}: {found}", soft_wrap=True)
 
 
 def _tuned(model: Any) -> float:

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from rerankkit.bill import Costs
+from rerankkit import files
 from rerankkit.collection import (
     Collection,
     candidates_from_bm25,
@@ -24,7 +24,7 @@ from rerankkit.collection import (
     read_corpus,
     read_queries,
 )
-from rerankkit.errors import InputError, Interrupted, RunError
+from rerankkit.errors import InputError, Interrupted
 from rerankkit.evaluate import first_run, interpolate, prepare, reordered, run_of
 from rerankkit.passages import Passages
 from rerankkit.progress import Bar
@@ -32,7 +32,9 @@ from rerankkit.protocols import Group
 from rerankkit.recipe import build
 from rerankkit.reranker import Reranker
 from rerankkit.score_cache import ScoreCache
-from rerankkit.trec import Run, best_first, read_run, require_word, write_run, write_whole
+from rerankkit.screen import console, line_of
+from rerankkit.trec import Run, best_first, read_run, require_word, write_run
+from rerankkit.warnings import counts, warn
 
 logger = logging.getLogger("rerankkit")
 FirstStageOrder = Literal["given", "inverse", "random"]
@@ -44,9 +46,10 @@ READ, WRITTEN = ("model", "systems", "queries", "docs", "data", "run"), ("output
 def file_groups(queries: Path, docs: Path, run: Path | None, top: int) -> list[Group]:
     """The candidates of every query of a file: by a TREC run, else by BM25 over all documents. A query without one is
     left out with a warning, as a run has no line for it."""
-    named = {docid for scores in read_run(run).values() for docid in scores} if run else None
+    first = read_run(run) if run else None
+    named = {docid for scores in first.values() for docid in scores} if first else None
     asked, corpus = read_queries(queries), read_corpus(docs, named)
-    found = candidates_from_run(run, corpus, asked, top) if run else candidates_from_bm25(corpus, asked, top)
+    found = candidates_from_run(run, corpus, asked, top, first) if run else candidates_from_bm25(corpus, asked, top)
     without = [qid for qid in asked if not found.get(qid)]
     if len(without) == len(asked):
         raise InputError(f"{docs}: no document has a word of any query of {queries}, so there is nothing to rank")
@@ -56,10 +59,8 @@ def file_groups(queries: Path, docs: Path, run: Path | None, top: int) -> list[G
         for docid in group.doc_ids or []:
             require_word(docid, f"{docs}: the document id")
     if without:
-        source = f"{run} has no line" if run else "BM25 finds nothing"
-        logger.warning(
-            "%s for %d of %d queries, such as %r; they are left out", source, len(without), len(asked), without[0]
-        )
+        source = f"{run} has no line for it" if run else "BM25 finds nothing for it"
+        warn("queries_left_out", f"query {without[0]!r} of {len(asked):,} ({source})", len(without))
     return groups
 
 
@@ -134,23 +135,12 @@ def rerank(
         answered = functools.partial(bar.count, what="prompts")
         ranked = reranker.rank_groups(groups, finished=bar.advance, cache=cache, answered=answered, passages=passages)
     run = run_of(groups, ranked)
-    _report_faults(reranker.costs)
     if weight is None:
         return run
     first = first_run(groups)
     if first is None:
         raise InputError("--interpolate needs a first stage's scores, and these groups have none")
     return interpolate(run, first, weight)
-
-
-def _report_faults(costs: Costs) -> None:
-    if costs.parse_failures:
-        logger.warning(
-            "%d of %d answers were not as asked (%s); documents that an answer does not name keep their order",
-            costs.parse_failures,
-            costs.prompts + costs.cached,
-            ", ".join(f"{fault} {count}" for fault, count in costs.faults.items()),
-        )
 
 
 def rank_into(
@@ -170,30 +160,35 @@ def rank_into(
         kept: A file of answers that stays; else one beside the output, which goes when the run is there.
         costs: A file for what each query cost.
     """
-    path = kept or output.with_name(f"{output.name}.answers")
+    path = kept
+    if kept is None and not files.is_stream(output):  # beside a pipe or a device there is no place for answers
+        path = output.with_name(f"{output.name}.answers")
     require_apart({"cache": path, "costs": costs})
     for file in (output, path, costs):
-        require_place(file)
+        files.require_place(file)
+    before = 0
     try:
-        with contextlib.closing(ScoreCache(path)) as cache:
-            if before := len(cache):
+        with contextlib.nullcontext() if path is None else contextlib.closing(ScoreCache(path)) as cache:
+            if before := len(cache or ()):
                 logger.info("going on with the %d answers in %s", before, path)
             try:
                 run = rerank(reranker, groups, weight, cache, passages)
             finally:
-                if kept is None and not len(cache):
+                if path is not None and kept is None and not len(cache or ()):
                     path.unlink(missing_ok=True)  # nothing was answered, so nothing can be gone on from
     except KeyboardInterrupt:
-        raise Interrupted("interrupted; the same command goes on from here") from None
+        again = "the same command goes on from here" if path else "--cache FILE keeps answers, to go on from there"
+        raise Interrupted(f"interrupted; {again}") from None
     write_run(run, output, tag)
     if costs is not None:
-        write_whole(costs, [json.dumps(reranker.bill.as_dict([group.qid for group in groups]), indent=1), "\n"])
-    if kept is None:
+        bill = reranker.bill.as_dict([group.qid for group in groups], counts())
+        files.write(costs, [json.dumps(bill, indent=1), "\n"])
+    if path is not None and kept is None:
         path.unlink(missing_ok=True)
     if before:
         logger.info("%d answers were at hand, %d prompts were asked", reranker.costs.cached, reranker.costs.prompts)
     if sys.stdout.isatty():
-        Console(stderr=True).print(reranker.bill.table())
+        console(stderr=True).print(reranker.bill.table())
 
 
 def require_apart(options: Mapping[str, Any]) -> None:
@@ -206,10 +201,11 @@ def require_apart(options: Mapping[str, Any]) -> None:
     for option in READ:
         given = options.get(option) or ()
         for path in map(Path, [given] if isinstance(given, str | Path) else given):
-            taken |= {os.path.realpath(file): option for file in _files_of(path)}
+            taken |= {files.same_place(file, written=False): option for file in _files_of(path)}
     for option in WRITTEN:
         if chosen := options.get(option):
-            if other := taken.get(place := os.path.realpath(chosen)):
+            place = files.same_place(chosen, written=True)
+            if (other := taken.get(place)) and place != os.devnull:
                 raise InputError(f"{option} and {other} are one file, {chosen}; give the {option} a name of its own")
             taken[place] = option
 
@@ -217,28 +213,8 @@ def require_apart(options: Mapping[str, Any]) -> None:
 def _files_of(path: Path) -> Iterator[Path]:
     """A file, or those that are read of a BEIR folder."""
     yield path
-    yield from (path / f"{name}{ending}" for name in BEIR_FILES for ending in ("", ".gz"))
+    yield from (path / f"{name}{ending}" for name in BEIR_FILES for ending in ("", *files.PACKED))
     yield from (path / "qrels").glob("*.tsv")
-
-
-def require_place(file: Path | None) -> None:
-    """Refuse a file that could not be written, before the work; its folder is made."""
-    if file is None:
-        return
-    if file.is_dir():
-        raise InputError(f"{file} is a folder; give the name of a file")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{file}: its folder cannot be made: {error.strerror}") from error
-    if not os.access(file.parent, os.W_OK):
-        raise RunError(f"{file}: nothing can be written to its folder, which is read-only or not yours; name another")
-
-
-def write(run: Run, output: Path) -> None:
-    """Write a run whole or not at all."""
-    require_place(output)
-    write_run(run, output)
 
 
 def show(run: Run, groups: Sequence[Group], count: int) -> None:
@@ -246,14 +222,12 @@ def show(run: Run, groups: Sequence[Group], count: int) -> None:
     (group,) = prepare(groups)
     ids, first = group.doc_ids or [], group.first_scores or []
     before = sorted(range(len(first)), key=lambda position: -first[position])
-    table = Table(title=f"{group.query}", title_justify="left", show_lines=True)
+    table = Table(title=Text(line_of(group.query)), title_justify="left", show_lines=True)
     for column, justify in (("rank", "right"), ("was", "right"), ("score", "right"), ("document", "left")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     scores = run[group.qid]
     for rank, docid in enumerate(best_first(scores)[:count], start=1):
         position = ids.index(docid)
-        text = " ".join(group.docs[position].split())
-        table.add_row(
-            str(rank), str(before.index(position) + 1), f"{scores[docid]:.2f}", f"{docid}\n{text[:200]}", style=None
-        )
-    Console().print(table)
+        text = Text(f"{line_of(docid)}\n{line_of(group.docs[position])[:200]}")
+        table.add_row(str(rank), str(before.index(position) + 1), f"{scores[docid]:.2f}", text)
+    console().print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
@@ -18,10 +19,11 @@ def rows_ahead(asks: Sequence[Ask], encode: Callable[[Sequence[Ask]], list[Row]]
     if len(pieces) < 2:
         yield from map(encode, pieces)
         return
+    context = contextvars.copy_context()  # what is warned of there is this call's
     with ThreadPoolExecutor(max_workers=1) as tokenizing:
-        ahead = tokenizing.submit(encode, pieces[0])
+        ahead = tokenizing.submit(context.run, encode, pieces[0])
         for piece in pieces[1:]:
-            rows, ahead = ahead.result(), tokenizing.submit(encode, piece)
+            rows, ahead = ahead.result(), tokenizing.submit(context.run, encode, piece)
             yield rows
         yield ahead.result()
 
