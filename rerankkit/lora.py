@@ -85,8 +85,8 @@ def merged_copy(wrapped: Any) -> Any:
     """A transformers model with its adapter folded in; the one that is given stays as it is."""
     if tied := tied_targets(wrapped):
         raise InputError(
-            f"this model's adapter adapts {tied[0]}, whose weights are another layer's too, so that it cannot be folded "
-            "in and exported; save it (save_pretrained keeps it apart), or train it without that layer"
+            f"this model's adapter adapts {tied[0]}, whose weights are another layer's too, so that it cannot be "
+            "folded in and exported; save it (save_pretrained keeps it apart), or train it without that layer"
         )
     return copy.deepcopy(wrapped).merge_and_unload(safe_merge=True)
 

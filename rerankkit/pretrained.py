@@ -73,7 +73,7 @@ def load(
             "would have no saved model to go with; set merge = true in [model.backbone.lora]"
         )
     config = to_be_dequantised(name, config, quantization_config)
-    plain = stored_method(config) is None and quantization_config is None
+    quantised = stored_method(config) is not None
     # Left out where nothing is asked: None tells transformers to take the codes of a quantised checkpoint for weights.
     asked = {} if quantization_config is None else {"quantization_config": quantization_config}
     with loading(base):
@@ -88,9 +88,9 @@ def load(
             output_loading_info=True,
             **asked,
         )
-        if quantization_config is None:
+        if quantised:
             model = made_plain(model, None if dtype == "auto" else getattr(torch, DTYPES[dtype]))
-    stored = stored_shapes(functools.partial(file_beside, base, base_revision)) if plain else {}
+    stored = stored_shapes(functools.partial(file_beside, base, base_revision)) if not quantised else {}
     new = integrity.new_weights(base, model, report, stored, task)
     if adapter is not None:
         model, supplied = fold_in(name, adapter, model)

@@ -123,9 +123,7 @@ def test_the_rows_of_the_output_layer_follow_the_adapter() -> None:
 
 def test_a_tied_output_layer_is_not_merged() -> None:
     """Its sum would change the embeddings as well, and with them every score."""
-    with pytest.raises(
-        InputError, match="has lm_head, whose weights are another layer's too .*; merging would change"
-    ):
+    with pytest.raises(InputError, match="has lm_head, whose weights are another layer's too .*; merging would change"):
         tiny.backbone("qwen3", lora=Lora(target_modules=HEAD_TOO))
     assert tiny.backbone("qwen3", lora=Lora(target_modules=HEAD_TOO, merge=False))
 

@@ -66,9 +66,16 @@ def made_plain(model: Any, dtype: Any) -> Any:
     """A model whose weights are plain, whatever transformers had to load them as.
 
     Args:
-        dtype: Of the weights; None for the one that it was loaded with.
+        dtype: Of the weights; None for the one that the checkpoint names.
     """
-    return model if stored_method(model.config) is None else model.dequantize(dtype=dtype)
+    dtype = dtype or model.config.dtype
+    model = model if stored_method(model.config) is None else model.dequantize(dtype=dtype)
+    model._weight_conversions = None  # by which transformers would make codes of the weights again in saving them
+    kept = {*model._keep_in_fp32_modules, *model._keep_in_fp32_modules_strict}
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() and kept.isdisjoint(name.split(".")):
+            weight.data = weight.data.to(dtype)  # they come in the dtype of their scales
+    return model
 
 
 def _settings(config: Any) -> Mapping[str, Any] | None:
