@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
+from rerankkit.caches import per_tokenizer
 from rerankkit.errors import InputError
 from rerankkit.lazy import torch
 from rerankkit.prompt_tokens import padded
@@ -20,8 +20,8 @@ def scored_tokens(prompt: Prompt, pieces: Sequence[int]) -> list[int] | None:
     return [of_piece[piece] if piece >= 0 else -1 for piece in pieces]
 
 
-@lru_cache(maxsize=64)
-def choice_ids(before: str, choices: tuple[str, ...], tokenizer: Any) -> tuple[int, ...]:
+@per_tokenizer
+def choice_ids(tokenizer: Any, before: str, choices: tuple[str, ...]) -> tuple[int, ...]:
     """The one token that each choice is where it follows the text before it.
 
     Args:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
+from rerankkit.caches import per_tokenizer
 from rerankkit.chat_markers import disarmed
 from rerankkit.errors import InputError
 from rerankkit.prompt_tokens import control_tokens
@@ -53,7 +53,7 @@ def conversation(
     return [piece for piece in pieces if piece.text or piece.role != "fixed"]
 
 
-@lru_cache(maxsize=8)
+@per_tokenizer
 def plain_text_between(tokenizer: Any) -> tuple[str, ...]:
     """What the chat template writes around turns besides control tokens. Of what comes before the first turn it is the
     last line: the others are a system turn that the template brings along."""
@@ -66,7 +66,7 @@ def plain_text_between(tokenizer: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(plain for text in texts for plain in control.around(text) if plain.strip()))
 
 
-@lru_cache(maxsize=64)
+@per_tokenizer
 def frame(tokenizer: Any, roles: tuple[str, ...], system: str, part: str) -> tuple[str, ...]:
     """The fixed text before, between and after turns of these roles: one more than there are turns.
 

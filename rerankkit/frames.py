@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
+from rerankkit.caches import per_tokenizer
 from rerankkit.errors import InputError
 from rerankkit.prompt_tokens import tokenize
 from rerankkit.protocols import Prompt, Role
@@ -38,7 +38,7 @@ class Frame:
         return ids, roles, types if self.text_types else None  # type: ignore[return-value]
 
 
-@lru_cache(maxsize=16)
+@per_tokenizer
 def frame_of(tokenizer: Any, texts: int) -> Frame:
     """How a tokenizer frames one text, or a pair."""
     encoded = tokenizer(*["a"] * texts, return_token_type_ids=True)

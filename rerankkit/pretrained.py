@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from rerankkit.architectures import positions, settle
 from rerankkit.checkpoint_files import read_json, stored_shapes
 from rerankkit.errors import InputError, RunError
 from rerankkit.hf import adapters, integrity
@@ -44,6 +45,11 @@ def find_source(name: str, revision: str | None) -> Source:
         check_model_name(adapter.base)
     except (InputError, RunError) as error:
         raise InputError(f"{name} is an adapter, and its base cannot be had: {error}") from error
+    if file_beside(adapter.base, adapter.revision, adapters.CONFIG) is not None:
+        raise InputError(
+            f"{name} is an adapter, and its base {adapter.base} is one, too; fold that one in first (name it as a "
+            "backbone and save it), and give what is saved as the base"
+        )
     return Source(adapter.base, adapter.revision, adapter)
 
 
@@ -110,7 +116,8 @@ def _align(model: Any) -> None:
 
 
 def load_config(name: str, revision: str | None, native_class: bool = False) -> Any:
-    """A model's config, without its weights.
+    """A model's config, without its weights; where attention would depend on chance or on other rows, it is set not
+    to.
 
     Args:
         native_class: Whether transformers' own class is accepted where the repository has code for the model.
@@ -129,18 +136,7 @@ def load_config(name: str, revision: str | None, native_class: bool = False) -> 
     integrity.require_own_class(name, config, settings, native_class)
     integrity.require_known_positions(name, config, settings)
     config.__dict__.pop("auto_map", None)  # what is saved again is transformers' own class
-    return config
-
-
-def refuse_unfit(name: str, config: Any, part: str) -> None:
-    """Refuse a model that is not one stack, or whose scores would depend on the batch a prompt happens to be in."""
-    if config.is_encoder_decoder:
-        raise InputError(f"{name} is an encoder with a decoder ({config.model_type}), which {part} cannot read")
-    if config.model_type in _MIX_PADDING:
-        raise InputError(
-            f"{name} is of type {config.model_type}, in which padding changes the scores of what it pads; {part} "
-            "cannot read it, choose a model whose attention leaves padding out"
-        )
+    return settle(config)
 
 
 def load_tokenizer(name: str, revision: str | None, config: Any, native_class: bool = False) -> Any:
@@ -251,36 +247,3 @@ def save_model(module: Any, tokenizer: Any, name: str, adapter: Lora | None, fol
     module.save_pretrained(folder / "backbone")
     tokenizer.save_pretrained(folder / "backbone")
     return module
-
-
-def positions(config: Any) -> int | None:
-    """How many tokens a model has positions for, if it says; those of RoBERTa's kin begin behind its padding token."""
-    settings = config.get_text_config()
-    limit = getattr(settings, "max_position_embeddings", None)
-    if not isinstance(limit, int) or limit <= 0:
-        return None
-    return limit - (settings.pad_token_id + 1 if settings.model_type in _COUNT_FROM_PADDING else 0)
-
-
-_MIX_PADDING = {
-    "canine",
-    "convbert",
-    "fnet",
-    "nystromformer",
-    "xlnet",  # whose classifier reads the last position, padding or not
-    "yoso",
-}
-_COUNT_FROM_PADDING = {
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "camembert",
-    "mpnet",
-    "longformer",
-    "esm",
-    "data2vec-text",
-    "ibert",
-    "luke",
-    "xmod",
-}

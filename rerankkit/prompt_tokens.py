@@ -6,10 +6,10 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Any
 
+from rerankkit.caches import per_tokenizer
 from rerankkit.errors import InputError
 from rerankkit.lazy import torch
 from rerankkit.protocols import Prompt, Role, Tokens
@@ -85,7 +85,7 @@ class Control:
                 raise InputError(f"the {role} holds text that this tokenizer turns into control token {token}")
 
 
-@lru_cache(maxsize=8)
+@per_tokenizer
 def control_tokens(tokenizer: Any, markers: tuple[str, ...] = ()) -> Control:
     template = str(tokenizer.chat_template or "")
     added = {

@@ -8,8 +8,9 @@ from typing import Any
 
 from rerankkit import causal_lm, generation, pretrained
 from rerankkit import quantization as quantizing
+from rerankkit.architectures import Passes, refuse_mixing
 from rerankkit.causal_lm import PrefixState
-from rerankkit.lazy import transformers
+from rerankkit.lazy import torch, transformers
 from rerankkit.lora import Lora, add_lora
 from rerankkit.pretrained import Attention, Dtype
 from rerankkit.protocols import Batch, Hidden, Tokens, Vocabulary
@@ -53,6 +54,7 @@ def hf_causal(
         quantization: Weights in eight or four bits through bitsandbytes; to be trained with LoRA and `merge = false`.
     """
     config = pretrained.load_config(name, revision, native_class)
+    refuse_mixing(name, config, "hf_causal.v1")
     causal_lm.refuse_other_tasks(name, config)
     auto, settings = transformers.AutoModelForCausalLM, quantizing.settings(quantization, dtype)
     model, tokenizer, _ = pretrained.load(
@@ -65,6 +67,7 @@ def hf_causal(
 def _without_weights(name: str, revision: str | None, share_prefix: bool, native_class: bool = False) -> HFCausal:
     """The tokenizer and the shape of the model, for what needs no weights."""
     config = pretrained.load_config(name, revision, native_class)
+    refuse_mixing(name, config, "hf_causal.v1")
     causal_lm.refuse_other_tasks(name, config)
     tokenizer, model = pretrained.load_shape(transformers.AutoModelForCausalLM, name, revision, config, native_class)
     causal_lm.refuse_other_architectures(name, model)
@@ -91,6 +94,7 @@ class HFCausal:
         self.lora = lora
         self._has_adapter = lora is not None
         self._quantization = quantization
+        self._passes = Passes(self.model)
         self.shares_prefix = share_prefix and causal_lm.attends_to_everything(self.model)
         self._vocabulary_checked = False
 
@@ -111,11 +115,14 @@ class HFCausal:
         """Final hidden states, as the output layer reads them."""
         decoder, tokens = causal_lm.stack(self.model), batch.tokens
         if batch.shared is None or batch.shared_of is None:
-            output = decoder(input_ids=tokens.ids, attention_mask=tokens.mask, use_cache=False)
-        else:
-            states = self.read_shared(batch.shared) if states is None else states
-            output = causal_lm.go_on(decoder, tokens, [states[number] for number in batch.shared_of.tolist()])
+            return Hidden(self._passes.states(self._states, tokens))
+        states = self.read_shared(batch.shared) if states is None else states
+        output = causal_lm.go_on(decoder, tokens, [states[number] for number in batch.shared_of.tolist()])
         return Hidden(causal_lm.final_states(self.model, output.last_hidden_state))
+
+    def _states(self, tokens: Tokens) -> torch.Tensor:
+        output = causal_lm.stack(self.model)(input_ids=tokens.ids, attention_mask=tokens.mask, use_cache=False)
+        return causal_lm.final_states(self.model, output.last_hidden_state)
 
     def vocabulary(self, token_ids: Sequence[int] | None = None) -> Vocabulary:
         vocabulary = causal_lm.output_rows(self.model, token_ids)
@@ -126,7 +133,7 @@ class HFCausal:
         return vocabulary
 
     def write(self, batch: Batch, max_new_tokens: int) -> list[list[int]]:
-        return generation.write_after(self.model, self.tokenizer, batch.tokens, max_new_tokens)
+        return generation.write_after(self.model, self.tokenizer, batch.tokens, max_new_tokens, self._passes)
 
     def save(self, folder: Path) -> None:
         """Write `backbone/`, or `adapter/` where LoRA is to stay apart."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rerankkit import pretrained
+from rerankkit.architectures import Passes, refuse_unfit
 from rerankkit.lazy import torch, transformers
 from rerankkit.lora import Lora, add_lora
 from rerankkit.pretrained import Attention, Dtype
@@ -42,7 +43,7 @@ def hf_encoder(
         native_class: Accept transformers' own class where the repository has code for the model (`auto_map`).
     """
     config = pretrained.load_config(name, revision, native_class)
-    pretrained.refuse_unfit(name, config, "hf_encoder.v1")
+    refuse_unfit(name, config, "hf_encoder.v1")
     auto = transformers.AutoModel
     model, tokenizer, _ = pretrained.load(auto, "encoder", name, config, dtype, attention, revision, native_class, lora)
     return HFEncoder(name, revision, tokenizer, _without_pooler(model), lora)
@@ -51,7 +52,7 @@ def hf_encoder(
 def _without_weights(name: str, revision: str | None, native_class: bool = False) -> HFEncoder:
     """The tokenizer and the shape of the model, for what needs no weights."""
     config = pretrained.load_config(name, revision, native_class)
-    pretrained.refuse_unfit(name, config, "hf_encoder.v1")
+    refuse_unfit(name, config, "hf_encoder.v1")
     tokenizer, model = pretrained.load_shape(transformers.AutoModel, name, revision, config, native_class)
     return HFEncoder(name, revision, tokenizer, _without_pooler(model), None)
 
@@ -69,6 +70,8 @@ class HFEncoder:
         self.module = add_lora(model, lora) if lora else model
         self._adapter = lora
         self._model = model
+        self._passes = Passes(model)
+        self._from_first = False
 
     def read_shared(self, shared: Tokens, before: Sequence[torch.Tensor] = ()) -> list[torch.Tensor]:
         """Hidden states of each query [length, width]."""
@@ -80,8 +83,20 @@ class HFEncoder:
         shared = self._states(batch.shared) if states is None else pretrained.padded(states)
         return Hidden(self._states(batch.tokens), shared)
 
+    def attend_from_first(self) -> None:
+        """Let the first token see the whole text where other tokens see a window alone, as Longformer's classifiers
+        do."""
+        self._from_first = self._model.config.model_type == "longformer"
+
     def _states(self, tokens: Tokens) -> torch.Tensor:
-        return self.module(**pretrained.model_inputs(self._model, tokens)).last_hidden_state
+        return self._passes.states(self._forward, tokens)
+
+    def _forward(self, tokens: Tokens) -> torch.Tensor:
+        inputs = pretrained.model_inputs(self._model, tokens)
+        if self._from_first:
+            inputs["global_attention_mask"] = torch.zeros_like(tokens.mask)
+            inputs["global_attention_mask"][:, 0] = 1
+        return self.module(**inputs).last_hidden_state
 
     def file(self, name: str) -> Path | None:
         """A file of the checkpoint."""

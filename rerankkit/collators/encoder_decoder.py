@@ -89,7 +89,7 @@ def _row(prompt: Prompt, read: Tokenized, own: Tokenized, limits: Limits, tokeni
         shared=tuple(read.ids[i] for i in kept[0]),
         scored=scored_tokens(prompt, [own.pieces[i] + first if own.pieces[i] >= 0 else -1 for i in kept[1]]),
         labels=prompt.labels,
-        choices=choice_ids(before, prompt.choices, tokenizer),
+        choices=choice_ids(tokenizer, before, prompt.choices),
         cut_query=cut_tokens(read.roles, kept[0], "query") + cut_tokens(own.roles, kept[1], "query"),
         cut_document=cut_tokens(read.roles, kept[0], "document") + cut_tokens(own.roles, kept[1], "document"),
     )

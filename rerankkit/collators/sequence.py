@@ -56,7 +56,7 @@ def _row(prompt: Prompt, text: Tokenized, limits: Limits, tokenizer: Any) -> Row
         roles=[text.roles[i] for i in kept],
         scored=scored_tokens(prompt, [text.pieces[i] for i in kept]),
         labels=prompt.labels,
-        choices=choice_ids(last.text if last.role == "fixed" else "", prompt.choices, tokenizer),
+        choices=choice_ids(tokenizer, last.text if last.role == "fixed" else "", prompt.choices),
         cut_query=cut_tokens(text.roles, kept, "query"),
         cut_document=cut_tokens(text.roles, kept, "document"),
     )

@@ -132,6 +132,7 @@ def test_what_cannot_be_folded_in_is_refused(tmp_path: Path) -> None:
             states("hf_causal.v1", folder)
 
     refused({"base_model_name_or_path": str(tmp_path / "gone")}, "is an adapter, and its base cannot be had: no folder")
+    refused({"base_model_name_or_path": str(tmp_path / "tied" / "adapter")}, "and its base .* is one, too")
     refused({"base_model_name_or_path": None}, "does not name the model that it was trained on")
     refused({"peft_type": "IA3"}, "an adapter of the kind IA3.*reads LoRA and DoRA")
     refused({"base_model_name_or_path": str(tiny.folder("gpt2"))}, f"{folder} does not fit its base")
