@@ -347,7 +347,7 @@ def test_a_family_that_no_part_knows_is_called_what_it_is(settings: Settings, wh
 
 
 @pytest.mark.regression
-def test_a_class_that_transformers_lacks_is_no_reason_to_train_another_head(tmp_path: Path) -> None:
+def test_a_class_that_transformers_lacks_is_no_language_model(tmp_path: Path) -> None:
     folder = changed(tmp_path, "tied", lambda config: config.update(architectures=["OwnForRanking"]))
     with pytest.raises(InputError, match="is a OwnForRanking, a class that transformers does not have"):
         Reranker.from_pretrained(folder)
@@ -365,11 +365,9 @@ def test_torchs_default_dtype_changes_no_score(recipe: str, default: torch.dtype
     name = str(folders.get(recipe, tiny_bert.encoder)())
     overrides: Settings = {"model.backbone.name": name, "model.backbone.lora": None}
     if recipe == "colbert":
-        overrides["model.head.bias"] = True
-        overrides["model.head.dim"] = 24
+        overrides |= {"model.head.bias": True, "model.head.dim": 24}
 
     def scores() -> list[float]:
-        torch.manual_seed(5)
         reranker = Reranker.from_recipe(recipe, overrides)
         if recipe == "cross_encoder_new_head":
             torch.nn.init.constant_(reranker.parts.head.module[1].weight, 0.1)
