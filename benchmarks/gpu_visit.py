@@ -74,10 +74,10 @@ class Outcome:
 def steps(out: Path, dry: bool) -> list[Step]:
     """In the order of what matters most, should the visit be cut short."""
     python = sys.executable
-    pytest = [python, *"-m pytest -p no:cacheprovider -q -m gpu".split()]
+    pytest = [python, *["-m", "pytest", "-p", "no:cacheprovider", "-q", "-m", "gpu"]]
     processes = ["-n", "2" if dry else "8"]  # compiling is most of it
     kernels, rerankers = "tests/kernels/test_gpu.py", "tests/test_gpu_rerankers.py"
-    checker = "compute-sanitizer --tool memcheck --report-api-errors no --error-exitcode 9".split()
+    checker = ["compute-sanitizer", "--tool", "memcheck", "--report-api-errors", "no", "--error-exitcode", "9"]
     can_check, ptxas = shutil.which(checker[0]) is not None, newest_ptxas()
     cache = Path(tempfile.gettempdir()) / "rerankkit-triton-ptxas"  # what the other assembler made stays apart
     measure = ["--out", str(out), *(["--dry-run"] if dry else [])]
