@@ -87,7 +87,8 @@ def attends_to_everything(model: Any) -> bool:
     # GPT-Neo's windows are known to no cache
     local = "local" in (config.get_text_config().to_dict().get("attention_layers") or ())
     fixed = not sees_what_follows(config) and apart_beyond(config) is None
-    return whole and fixed and not local and "position_ids" in signature.parameters
+    told = {"position_ids", "past_key_values"} <= signature.parameters.keys()
+    return whole and fixed and not local and told
 
 
 def output_rows(model: Any, token_ids: Sequence[int] | None = None) -> Vocabulary:

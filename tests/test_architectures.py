@@ -104,7 +104,7 @@ def test_what_cannot_keep_a_score_is_refused_with_the_reason(name: str, tmp_path
     config = getattr(transformers, f"{name}Config")(num_labels=1, **SMALL)
     config.save_pretrained(tmp_path)
     for part in (hf_classifier, hf_encoder):
-        with pytest.raises(InputError, match=f"of type {config.model_type}, which gives a document no score"):
+        with pytest.raises(InputError, match=f"of type {config.model_type}, which .* cannot read: padding changes"):
             part(str(tmp_path))
 
 
