@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from rerankkit.errors import InputError
@@ -27,6 +27,12 @@ REFUSED = {
     "reformer": "its hashes are drawn at random, so that a text has another score each time",
 }
 """Types of which no text has a score that stays, or none that we can read, by model_type, with the reason."""
+NOT_CAUSAL = {
+    "moshi": "behind its window it writes another text than the one that its scores foretell",
+    "xlm": "it foretells a token where a mask stands, and not the one behind a text",
+    "xlnet": "it foretells a token where a mask stands, and not the one behind a text",
+}
+"""Types that transformers counts among the causal language models and that are none to rank with, with the reason."""
 _COUNTED = ("max_seq_len_cached", "attention_scaling")
 
 
@@ -42,12 +48,12 @@ def refuse_unfit(name: str, config: Any, part: str) -> None:
     """Refuse a model that is not one stack, or whose scores would depend on the batch a prompt happens to be in."""
     if config.is_encoder_decoder:
         raise InputError(f"{name} is an encoder with a decoder ({config.model_type}), which {part} cannot read")
-    refuse_mixing(name, config, part)
+    refuse_type(name, config, part)
 
 
-def refuse_mixing(name: str, config: Any, part: str) -> None:
-    """Refuse a model whose scores would depend on what is beside a prompt or was read before it."""
-    if reason := REFUSED.get(config.model_type):
+def refuse_type(name: str, config: Any, part: str, reasons: Mapping[str, str] = REFUSED) -> None:
+    """Refuse a model of a type that is known not to go together with a backbone, with the reason."""
+    if reason := reasons.get(config.model_type):
         raise InputError(
             f"{name} is of type {config.model_type}, which {part} cannot read: {reason}; choose a model of another type"
         )

@@ -147,6 +147,10 @@ def check_vocabulary(name: str, model: Any, token_ids: Sequence[int], vocabulary
     with torch.no_grad():
         logits = model(input_ids=ids).logits[0, -1].float()
         hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
+        if hidden.shape[-1] != vocabulary.rows.shape[-1]:
+            raise RunError(
+                f"{name} has layers between its hidden states and its output layer, which hf_causal.v1 has not"
+            )
         ours = token_logits(hidden, vocabulary)
     model.train(training)
     require_same_logits(name, "hf_causal.v1", ours, logits, token_ids)

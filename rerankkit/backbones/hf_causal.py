@@ -8,7 +8,7 @@ from typing import Any
 
 from rerankkit import causal_lm, generation, pretrained
 from rerankkit import quantization as quantizing
-from rerankkit.architectures import Passes, refuse_mixing
+from rerankkit.architectures import NOT_CAUSAL, REFUSED, Passes, refuse_type
 from rerankkit.causal_lm import PrefixState
 from rerankkit.errors import RunError
 from rerankkit.lazy import torch, transformers
@@ -53,7 +53,7 @@ def hf_causal(
         quantization: Weights in eight or four bits through bitsandbytes; to be trained with LoRA and `merge = false`.
     """
     config = pretrained.load_config(name, revision)
-    refuse_mixing(name, config, "hf_causal.v1")
+    refuse_type(name, config, "hf_causal.v1", REFUSED | NOT_CAUSAL)
     auto = transformers.AutoModelForCausalLM
     model, missing = pretrained.load_model(
         auto, name, dtype, attention, revision, config, quantizing.settings(quantization, dtype)
@@ -68,7 +68,7 @@ def hf_causal(
 def _without_weights(name: str, revision: str | None, share_prefix: bool) -> HFCausal:
     """The tokenizer and the shape of the model, for what needs no weights."""
     config = pretrained.load_config(name, revision)
-    refuse_mixing(name, config, "hf_causal.v1")
+    refuse_type(name, config, "hf_causal.v1", REFUSED | NOT_CAUSAL)
     tokenizer, model = pretrained.load_shape(transformers.AutoModelForCausalLM, name, revision, config)
     causal_lm.refuse_other_architectures(name, model)
     return HFCausal(name, tokenizer, model, share_prefix, None)
