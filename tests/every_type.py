@@ -74,11 +74,12 @@ SHAPE |= {"relative_attention_max_distance": 32, "hidden_dropout_prob": 0.0, "at
 _ALL_HEADS = {"num_key_value_heads": 4}
 _LATENT = (
     "axk1 axk2 deepseek_v2 deepseek_v3 deepseek_v32 dots3_note_text esmc glm4_moe_lite glm_moe_dsa hy_v4 minicpm3 "
-    "mistral4"
+    "mistral4 youtu"
 )
+_LINEAR = "qwen3_next qwen3_5_text qwen3_5_moe_text qwen4_exp_text kimi_linear bailing_hybrid"
 OTHERWISE: dict[str, dict[str, Any]] = {
+    **{name: {"layer_types": ["linear_attention", "full_attention"], **_ALL_HEADS} for name in _LINEAR.split()},
     **{name: _ALL_HEADS for name in _LATENT.split()},
-    "bailing_hybrid": {"layer_types": ["linear_attention", "full_attention"]},
     "bamba": {"attn_layer_indices": [1]},
     "big_bird": {"attention_type": "block_sparse", "block_size": 4, "num_random_blocks": 1},
     "bigbird_pegasus": {"attention_type": "block_sparse", "block_size": 4, "num_random_blocks": 1},
@@ -91,9 +92,11 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "funnel": {"block_sizes": [1, 1], "d_head": 8, "max_position_embeddings": 512},
     "gemma3n_text": {"num_kv_shared_layers": 0, "layer_types": ["sliding_attention", "full_attention"],
                      "activation_sparsity_pattern": [0.0, 0.0]},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "lfm3": {"layer_types": ["conv", "full_attention"]},
     "longt5": {"local_radius": 7, "global_block_size": 8},
     "luke": {"entity_vocab_size": 10, "entity_emb_size": 8},
     "mamba2": {"num_heads": 4, "head_dim": 16, "n_groups": 1},
