@@ -291,7 +291,7 @@ def test_an_unfinished_training_is_not_touched_unasked(
     )
     with caplog.at_level(logging.INFO, "rerankkit"):
         train(recipe, output, overrides={"training.learning_rate": 1e-4}, resume=True)
-    assert "the recipe is not the one this training began with" in caplog.text
+    assert "changed since this training began, such as " in caplog.text
     assert "learning_rate = 0.0001" in caplog.text
 
 
