@@ -14,6 +14,8 @@ import tiny_training as run
 import torch
 import transformers
 
+from rerankkit.training import train
+
 SHORT: dict[str, Any] = {"max_steps": 2, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
 PROGRAM = """
 import multiprocessing, sys
