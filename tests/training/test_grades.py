@@ -108,7 +108,7 @@ def test_grades_three_and_one_train(tmp_path: Path) -> None:
     assert not train(recipe, tmp_path / "out").untrained
 
 
-@pytest.mark.regression
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["lambda_loss.v1", "listnet.v1"])
 def test_two_is_learned_to_be_above_one(tmp_path: Path, loss: str) -> None:
     # those of 1 are like those of 3, and those of 2 like irrelevant ones: only a comparison tells their order
