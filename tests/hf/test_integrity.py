@@ -353,9 +353,11 @@ def test_a_class_that_transformers_lacks_is_no_language_model(tmp_path: Path) ->
         Reranker.from_pretrained(folder)
 
 
-@pytest.mark.regression
+NEW_HEADS = [pytest.param(name, marks=pytest.mark.regression) for name in ("colbert", "cross_encoder_new_head")]
+
+
 @pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("recipe", ["cross_encoder", "colbert", "cross_encoder_new_head", "llm_pointwise"])
+@pytest.mark.parametrize("recipe", ["cross_encoder", "llm_pointwise", *NEW_HEADS])
 def test_torchs_default_dtype_changes_no_score(recipe: str, default: torch.dtype) -> None:
     folders = {
         "cross_encoder": tiny_bert.classifier,
