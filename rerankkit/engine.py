@@ -40,6 +40,7 @@ from rerankkit.rounds import Ranking, rounds
 from rerankkit.rows_ahead import rows_ahead
 from rerankkit.score_cache import Answers
 from rerankkit.settings import Engine
+from rerankkit.truncation import TruncationWarnings
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,7 @@ class Scoring:
         self.parts, self.settings, self.bill, self.answers, self._answered = parts, settings, bill, answers, answered
         self._beginnings = Beginnings()
         self._states = States(settings.prefix_tokens)
+        self._truncation = TruncationWarnings()
         if isinstance(parts.head, AnswerReader) and not isinstance(parts.backbone, Writer):
             raise InputError(
                 f"the head {_name(parts.head)} reads what the model writes, and the backbone {_name(parts.backbone)} "
@@ -205,6 +207,7 @@ class Scoring:
                 costs.cached += not asked
                 costs.cut_documents += question.row.cut_document > 0
                 costs.cut_queries += question.row.cut_query > 0
+        self._truncation.tell([question.ask for question in questions], [question.row for question in questions])
         new = list(firsts.values())
         if _shares(self.parts):
             self._beginnings.share([question.ask.group for question in new], [question.row for question in new])

@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from rerankkit.cuts import Cut
 from rerankkit.lazy import torch
 
 Role = Literal["fixed", "query", "document"]
@@ -99,8 +100,7 @@ class Prompt:
         answer: Position of the piece that begins what the model itself is taken to have written, which the decoder of
             an encoder-decoder reads; None where it has written nothing.
         labels: What each asked document is called in the prompt, such as "A" or "1"; empty where they have no names.
-        choices: How the model would go on to name each asked document, to the letter and one token each; empty where
-            no single token does.
+        choices: How the model would go on to name each asked document, one token each; empty where no token does.
     """
 
     pieces: tuple[Piece, ...]
@@ -117,16 +117,16 @@ class Row:
 
     Args:
         roles: The role of each token of `shared + ids`.
-        shared: Tokens that prompts of a group have in common and that are computed once: the beginning of one
-            sequence or, where query and document are read apart, the query's own sequence.
+        shared: Tokens that a group's prompts have in common and that are computed once: the beginning of one sequence,
+            or the query's own where query and document are read apart.
         stem: How many of `shared` all prompts of the group begin with; 0 where that is all of it, or nothing.
         type_ids: Which of a pair's two texts each token of `ids` belongs to, where the tokenizer tells.
-        scored: For each token of `ids`, which of the asked documents its likelihood speaks for, -1 for none; None where
-            no token's likelihood is asked.
+        scored: Which of the asked documents each token of `ids` speaks for by its likelihood, -1 for none; None: none.
         labels: What each asked document is called in the prompt.
         choices: The token that would name each asked document in the answer.
         cut_query: How many tokens of the query were left out.
         cut_document: How many tokens of the document were left out.
+        cuts: The query and each document that lost its end.
     """
 
     ids: list[int]
@@ -139,6 +139,7 @@ class Row:
     choices: tuple[int, ...] = ()
     cut_query: int = 0
     cut_document: int = 0
+    cuts: tuple[Cut, ...] = ()
 
     def as_read(self) -> tuple[tuple[Any, ...], ...]:
         """What rows that are equal to a model and a head have in common: all that a collator makes tensors of. The
@@ -277,8 +278,7 @@ class Collator(Protocol):
 
 @runtime_checkable
 class Backbone(Protocol):
-    """A model with its tokenizer. `module` holds its weights; `shares_prefix` says whether it can go on from a prefix.
-
+    """A model with its tokenizer. `module` holds its weights; `shares_prefix` says whether it can go on from a prefix;
     `read_shared` gives what is kept of each row, where given after one of `before`; `hidden` goes on from these."""
 
     tokenizer: Any

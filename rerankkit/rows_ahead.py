@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
@@ -19,9 +20,10 @@ def rows_ahead(asks: Sequence[Ask], encode: Callable[[Sequence[Ask]], list[Row]]
         yield from map(encode, pieces)
         return
     with ThreadPoolExecutor(max_workers=1) as tokenizing:
-        ahead = tokenizing.submit(encode, pieces[0])
+        here = contextvars.copy_context()  # what is warned of while tokenizing is collected with the rest
+        ahead = tokenizing.submit(here.run, encode, pieces[0])
         for piece in pieces[1:]:
-            rows, ahead = ahead.result(), tokenizing.submit(encode, piece)
+            rows, ahead = ahead.result(), tokenizing.submit(here.run, encode, piece)
             yield rows
         yield ahead.result()
 

@@ -17,7 +17,7 @@ import transformers
 from safetensors import SafetensorError
 
 from rerankkit import engine, saving
-from rerankkit.batches import training_batch
+from rerankkit.batches import training_batch, warn_of_truncation
 from rerankkit.checkpoints import latest
 from rerankkit.engine import Parts
 from rerankkit.errors import InputError, RunError
@@ -30,8 +30,11 @@ from rerankkit.reranker import Reranker
 from rerankkit.sampling import TrainingGroups
 from rerankkit.stored_groups import StoredGroups
 from rerankkit.trainer import GroupTrainer, StopOnInterrupt, TrainingModule
+from rerankkit.warnings import collecting, say
 
 logger = logging.getLogger("rerankkit")
+LOOKED_AT = 500
+"""Of how many training groups it is said before the first step what is cut."""
 LIKELIHOOD = "negative_log_likelihood.v1"
 RECIPE = "recipe.cfg"
 REPLACED = "replaced"
@@ -128,6 +131,9 @@ def _train(
     logger.info("%s trained weights, %s groups to train on, %s to validate on", f"{trained:,}", len(groups), len(dev))
     if not dev:
         logger.info("no [data.dev]: nothing is measured, and the weights of the last step are kept")
+    with collecting() as counted:
+        warn_of_truncation(reranker.parts, (groups[0, number] for number in range(min(len(groups), LOOKED_AT))))
+    say(counted)  # now, for hours may pass before the outermost block ends
     # What a part does at its first use only, such as checking itself, must not fall into the first step after a resume.
     engine.run(reranker.parts, [groups[0, 0]], recipe.settings("engine"))
     known = groups.known_positives if sampling.in_batch_negatives else None

@@ -83,7 +83,7 @@ def warn(kind: str, example: str, count: int = 1, remedy: str = "") -> None:
     own.add(kind, example, count, remedy)
     if warnings is not None:
         raise InputError(own.sentence(kind))
-    _say(own)
+    say(own)
 
 
 @contextlib.contextmanager
@@ -101,13 +101,14 @@ def collecting(strict: bool = False) -> Iterator[Warnings]:
     finally:
         _current.reset(token)
         if outer is None:
-            _say(warnings)
+            say(warnings)
         else:
             for kind, count in warnings.counts.items():
                 outer.add(kind, warnings.examples[kind], count, warnings.remedies[kind])
 
 
-def _say(warnings: Warnings) -> None:
+def say(warnings: Warnings) -> None:
+    """Log what was counted so far, each kind that was not yet said."""
     for kind in warnings.counts:
         if kind not in _said:
             _said.add(kind)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rerankkit.cuts import Cut
 from rerankkit.errors import InputError
 from rerankkit.frames import frame_of, framed, marker_ids, tokenize_texts, vocabulary_id
 from rerankkit.lazy import torch
@@ -82,8 +83,16 @@ class LateInteractionCollator:
             ids, roles = [*ids, *[filler] * fill], [*roles, *["fixed"] * fill]  # type: ignore[list-item]
             row = Row(document_ids, [*roles, *document_roles], tuple(ids))
             row.cut_query, row.cut_document = cut_query, cut_document
+            row.cuts = self._cuts(row)
             found.append(row)
         return found
+
+    def _cuts(self, row: Row) -> tuple[Cut, ...]:
+        limits = f"query_max_length = {self.query_max_length}", f"document_max_length = {self.document_max_length}"
+        left_out = row.cut_query, row.cut_document
+        read = row.roles.count("query"), row.roles.count("document")
+        texts = zip((None, 0), left_out, read, limits, strict=True)
+        return tuple(Cut(text, kept + cut, kept, limit) for text, cut, kept, limit in texts if cut)
 
     def collate(self, rows: Sequence[Row], tokenizer: Any, shared: Sequence[tuple[int, ...]] = ()) -> Batch:
         documents = padded([row.ids for row in rows], tokenizer)

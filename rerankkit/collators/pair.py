@@ -8,7 +8,7 @@ from typing import Any
 from rerankkit.errors import InputError
 from rerankkit.frames import Frame, frame_of, tokenize_texts
 from rerankkit.lazy import torch
-from rerankkit.limits import LimitedCollator, Limits, cut_tokens
+from rerankkit.limits import LimitedCollator, Limits, cut_tokens, cuts
 from rerankkit.prompt_tokens import padded
 from rerankkit.protocols import Batch, Prompt, Role, Row
 from rerankkit.registry import registry
@@ -16,7 +16,7 @@ from rerankkit.registry import registry
 
 @registry.collators("pair.v1")
 class PairCollator(LimitedCollator):
-    """Tokenizes query and document as a cross-encoder's pair, then cuts the document's end, then the query's.
+    """Tokenizes query and document as a cross-encoder's pair, and cuts the end of the longer one.
 
     The tokens, and their types where the tokenizer has types, are those of `tokenizer(query, document)`; only text that
     spells a control token (`[SEP]`) is read as ordinary text.
@@ -31,6 +31,7 @@ class PairCollator(LimitedCollator):
         document_max_length: Tokens of the document, where that is to be less than what fits.
         query_max_length: Tokens of the query, where that is to be less than what fits.
         query_floor: The query is never cut below this many tokens to make room.
+        truncation: What is cut to fit: the longer of query and document first, or the document until nothing is left.
     """
 
     part = "pair.v1"
@@ -66,4 +67,5 @@ def _cut(texts: Sequence[tuple[list[int], list[Role]]], frame: Frame, limits: Li
         type_ids=None if types is None else [types[i] for i in kept],
         cut_query=cut_tokens(roles, kept, "query"),
         cut_document=cut_tokens(roles, kept, "document"),
+        cuts=cuts(roles, roles, kept, limits, {"document": 0}),
     )

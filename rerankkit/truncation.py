@@ -1,0 +1,37 @@
+"""Warnings of texts that did not fit, each document and each query once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rerankkit.cuts import Cut
+from rerankkit.protocols import Ask, Group, Row
+from rerankkit.warnings import warn
+
+
+class TruncationWarnings:
+    """Warns of what rows lost, as long as it lives of each text once: sorts ask for a document again and again."""
+
+    def __init__(self) -> None:
+        self._told: set[tuple[int, int | None, str]] = set()
+
+    def tell(self, asks: Sequence[Ask], rows: Sequence[Row]) -> None:
+        """Warn of texts that were cut in these rows of these asks."""
+        for ask, row in zip(asks, rows, strict=True):
+            for cut in row.cuts:
+                self.tell_of(ask, cut)
+
+    def tell_of(self, ask: Ask, cut: Cut) -> None:
+        """Warn of one text."""
+        position = None if cut.document is None else ask.docs[min(cut.document, len(ask.docs) - 1)]
+        kind = "queries_cut" if position is None else "documents_cut" if cut.read else "documents_unread"
+        if (text := (id(ask.group), position, kind)) not in self._told:
+            self._told.add(text)
+            warn(kind, f"{_named(ask.group, position)} ({cut.tokens:,} tokens, {cut.read:,} read: {cut.limit})")
+
+
+def _named(group: Group, position: int | None) -> str:
+    query = f"query {group.qid or group.query[:60]!r}"
+    if position is None:
+        return query
+    return f"document {repr(group.doc_ids[position]) if group.doc_ids else position} of {query}"
