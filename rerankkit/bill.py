@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from rerankkit.protocols import Tokens
 
@@ -31,6 +32,7 @@ class Costs:
         parse_failures: Answers with any fault.
         cached: Asks answered without the model: by the cache, or by an equal prompt that is asked beside them.
         seconds: In total, all the time that passed; of one query, its part of the passes that it had prompts in.
+        warnings: How often was warned of each kind, such as {"documents_cut": 3}; known in total alone.
     """
 
     prompts: int = 0
@@ -46,6 +48,7 @@ class Costs:
     parse_failures: int = 0
     cached: int = 0
     seconds: float = 0.0
+    warnings: dict[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -86,6 +89,7 @@ class Bill:
                 costs.padding += width - row
 
     def as_dict(self, qids: Sequence[str]) -> dict[str, Any]:
+        """Ready for JSON: of each query by its id, and in total."""
         queries = {qid: costs.as_dict() for qid, costs in zip(qids, self.queries, strict=True)}
         return {"total": self.total.as_dict(), "queries": queries}
 
@@ -97,15 +101,15 @@ class Bill:
         total, queries = _flat(self.total), [_flat(costs) for costs in self.queries]
         for name, value in total.items():
             each = [costs.get(name, 0) for costs in queries] or [0]
-            table.add_row(name, _figure(value), _figure(sum(each) / len(each)), _figure(max(each)))
+            table.add_row(Text(name), _figure(value), _figure(sum(each) / len(each)), _figure(max(each)))
         return table
 
 
 def _flat(costs: Costs) -> dict[str, float]:
-    """Numbers by name, each kind of fault by itself."""
+    """Numbers by name, each kind of fault and of warning by itself."""
     flat = costs.as_dict()
-    faults = flat.pop("faults")
-    return {name.replace("_", " "): value for name, value in flat.items()} | {f"fault: {k}": faults[k] for k in faults}
+    kinds = {f"{what}: {kind}": n for what in ("fault", "warning") for kind, n in flat.pop(f"{what}s").items()}
+    return {name.replace("_", " "): value for name, value in (flat | kinds).items()}
 
 
 def _figure(value: float) -> str:

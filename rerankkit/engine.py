@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -40,6 +40,7 @@ from rerankkit.rounds import Ranking, rounds
 from rerankkit.rows_ahead import rows_ahead
 from rerankkit.score_cache import Answers
 from rerankkit.settings import Engine
+from rerankkit.token_budget import batches
 from rerankkit.truncation import TruncationWarnings
 
 
@@ -100,15 +101,17 @@ def run(
     finished: Callable[[], None] = lambda: None,
     answers: Answers | None = None,
     answered: Callable[[int], None] = lambda prompts: None,
+    of_passages: bool = False,
 ) -> tuple[list[Order], Bill]:
     """Rank every group, in the order given; `finished` is called as each one is done.
 
     Args:
         answers: What the model has answered before; what it answers now is added batch by batch.
         answered: Is told after each batch how many prompts it had.
+        of_passages: Whether the documents are passages of others, for what is warned of.
     """
     start = time.perf_counter()
-    scoring = Scoring(parts, settings, Bill.blank(len(groups)), answers, answered)
+    scoring = Scoring(parts, settings, Bill.blank(len(groups)), answers, answered, of_passages)
     rankings = [Ranking(number, group, parts.strategy) for number, group in enumerate(groups)]
     for together in rounds(rankings, scoring.shared_tokens, settings.prefix_tokens):
         asking = [ranking for ranking in together if ranking.order is None]
@@ -148,6 +151,7 @@ class Scoring:
         bill: Costs are added to it.
         answers: What the model has answered before.
         answered: Is told after each batch how many prompts it had.
+        of_passages: Whether the documents are passages of others.
     """
 
     def __init__(
@@ -157,11 +161,12 @@ class Scoring:
         bill: Bill,
         answers: Answers | None = None,
         answered: Callable[[int], None] = lambda prompts: None,
+        of_passages: bool = False,
     ) -> None:
         self.parts, self.settings, self.bill, self.answers, self._answered = parts, settings, bill, answers, answered
         self._beginnings = Beginnings()
         self._states = States(settings.prefix_tokens)
-        self._truncation = TruncationWarnings()
+        self._truncation = TruncationWarnings(of_passages)
         if isinstance(parts.head, AnswerReader) and not isinstance(parts.backbone, Writer):
             raise InputError(
                 f"the head {_name(parts.head)} reads what the model writes, and the backbone {_name(parts.backbone)} "
@@ -373,22 +378,6 @@ def _rows(parts: Parts, asks: Sequence[Ask]) -> list[Row]:
 def _shares(parts: Parts) -> bool:
     """Whether the beginning of prompts is read apart; a model writes after whole ones."""
     return parts.backbone.shares_prefix and not isinstance(parts.head, AnswerReader)
-
-
-def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Numbers of rows of like length, longest first, each batch within the budget with its padding; a batch that has a
-    fourth of the budget takes no row that a tenth of would be padding."""
-    batch: list[int] = []
-    for number in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        longest = lengths[batch[0]] if batch else 0
-        full = longest * (len(batch) + 1) > batch_tokens
-        uneven = longest * len(batch) > batch_tokens // 4 and lengths[number] < 0.9 * longest
-        if batch and (full or uneven):
-            yield batch
-            batch = []
-        batch.append(number)
-    if batch:
-        yield batch
 
 
 def device(parts: Parts) -> torch.device:

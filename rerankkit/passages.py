@@ -9,6 +9,7 @@ from typing import Any
 from rerankkit.errors import InputError
 from rerankkit.prompt_tokens import encoded
 from rerankkit.protocols import Group, Order
+from rerankkit.warnings import warn
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Passages:
     most: int = 100
 
     def __post_init__(self) -> None:
+        for name, number in vars(self).items():
+            if not isinstance(number, int) or isinstance(number, bool):
+                raise InputError(f"passages: {name} = {number!r:.120} must be a whole number")
         if self.tokens < 1:
             raise InputError(f"passages: tokens = {self.tokens} must be at least 1")
         if not 0 <= self.overlap < self.tokens:
@@ -39,22 +43,30 @@ class Passages:
 
     def of(self, text: str, tokenizer: Any) -> list[str]:
         """The passages of a document, from its beginning."""
-        return self._of_each([text], tokenizer)[0]
+        ((_, spans),) = encoded([text], tokenizer)
+        return self._between(text, spans)
 
     def cut(self, group: Group, tokenizer: Any) -> tuple[Group, list[int]]:
         """A group of passages in place of documents, and which document each of them is of."""
-        pieces = self._of_each(group.docs, tokenizer)
-        owners = [position for position, found in enumerate(pieces) for _ in found]
-        return Group(group.query, [text for found in pieces for text in found], qid=group.qid), owners
+        found = []
+        for position, (text, (_, spans)) in enumerate(zip(group.docs, encoded(group.docs, tokenizer), strict=True)):
+            found.append(self._between(text, spans))
+            if (count := len(self._starts(spans))) > self.most:
+                name = repr(group.doc_ids[position]) if group.doc_ids else position
+                query = repr(group.qid or group.query[:60])
+                warn("documents_beyond_passages", f"document {name} of query {query} ({self.most} of {count})")
+        owners = [position for position, passages in enumerate(found) for _ in passages]
+        return Group(group.query, [text for passages in found for text in passages], qid=group.qid), owners
 
-    def _of_each(self, texts: list[str], tokenizer: Any) -> list[list[str]]:
-        return [self._between(text, spans) for text, (_, spans) in zip(texts, encoded(texts, tokenizer), strict=True)]
+    def _starts(self, spans: Sequence[tuple[int, int]]) -> range:
+        """The token that each passage begins with, those beyond the last one that is read included."""
+        return range(0, max(len(spans) - self.overlap, 1), self.tokens - self.overlap)
 
     def _between(self, text: str, spans: Sequence[tuple[int, int]]) -> list[str]:
         """The passages of a text whose tokens stand for these characters."""
         if len(spans) <= self.tokens:
             return [text]
-        starts = range(0, len(spans) - self.overlap, self.tokens - self.overlap)[: self.most]
+        starts = self._starts(spans)[: self.most]
         ends = [min(start + self.tokens, len(spans)) - 1 for start in starts]
         return [text[spans[start][0] : spans[end][1]] for start, end in zip(starts, ends, strict=True)]
 

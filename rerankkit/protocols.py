@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from rerankkit.cuts import Cut
+from rerankkit.inputs import kept_list, of_each_document, text_of
 from rerankkit.lazy import torch
 
 Role = Literal["fixed", "query", "document"]
@@ -48,13 +49,12 @@ class Group:
     judged: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
+        owner = f"group {str(self.qid or self.query)[:40]!r}"
+        self.qid = text_of(self.qid, f"the qid of {owner}")
+        self.docs = kept_list(self.docs, "docs", owner)
         for name in ("labels", "teacher_scores", "doc_ids", "first_scores"):
-            values = getattr(self, name)
-            if values is not None and len(values) != len(self.docs):
-                raise ValueError(
-                    f"group {self.qid or self.query[:40]!r}: {len(self.docs)} docs but {len(values)} {name}; "
-                    "give one for each document"
-                )
+            if (values := getattr(self, name)) is not None:
+                setattr(self, name, of_each_document(values, name, owner, len(self.docs)))
 
 
 @dataclass(frozen=True, slots=True)

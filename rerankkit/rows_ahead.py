@@ -19,11 +19,11 @@ def rows_ahead(asks: Sequence[Ask], encode: Callable[[Sequence[Ask]], list[Row]]
     if len(pieces) < 2:
         yield from map(encode, pieces)
         return
+    context = contextvars.copy_context()  # what is warned of there is this call's
     with ThreadPoolExecutor(max_workers=1) as tokenizing:
-        here = contextvars.copy_context()  # what is warned of while tokenizing is collected with the rest
-        ahead = tokenizing.submit(here.run, encode, pieces[0])
+        ahead = tokenizing.submit(context.run, encode, pieces[0])
         for piece in pieces[1:]:
-            rows, ahead = ahead.result(), tokenizing.submit(here.run, encode, piece)
+            rows, ahead = ahead.result(), tokenizing.submit(context.run, encode, piece)
             yield rows
         yield ahead.result()
 

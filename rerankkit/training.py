@@ -131,9 +131,9 @@ def _train(
     logger.info("%s trained weights, %s groups to train on, %s to validate on", f"{trained:,}", len(groups), len(dev))
     if not dev:
         logger.info("no [data.dev]: nothing is measured, and the weights of the last step are kept")
-    with collecting() as counted:
+    with collecting():
         warn_of_truncation(reranker.parts, (groups[0, number] for number in range(min(len(groups), LOOKED_AT))))
-    say(counted)  # now, for hours may pass before the outermost block ends
+        say()  # now, for hours may pass before the outermost block ends
     # What a part does at its first use only, such as checking itself, must not fall into the first step after a resume.
     engine.run(reranker.parts, [groups[0, 0]], recipe.settings("engine"))
     known = groups.known_positives if sampling.in_batch_negatives else None

@@ -10,9 +10,14 @@ from rerankkit.warnings import warn
 
 
 class TruncationWarnings:
-    """Warns of what rows lost, as long as it lives of each text once: sorts ask for a document again and again."""
+    """Warns of what rows lost, as long as it lives of each text once: sorts ask for a document again and again.
 
-    def __init__(self) -> None:
+    Args:
+        of_passages: Whether the documents are passages that somebody cut, and may cut shorter.
+    """
+
+    def __init__(self, of_passages: bool = False) -> None:
+        self._kinds = ("passages_cut", "passages_cut") if of_passages else ("documents_unread", "documents_cut")
         self._told: set[tuple[int, int | None, str]] = set()
 
     def tell(self, asks: Sequence[Ask], rows: Sequence[Row]) -> None:
@@ -24,7 +29,7 @@ class TruncationWarnings:
     def tell_of(self, ask: Ask, cut: Cut) -> None:
         """Warn of one text."""
         position = None if cut.document is None else ask.docs[min(cut.document, len(ask.docs) - 1)]
-        kind = "queries_cut" if position is None else "documents_cut" if cut.read else "documents_unread"
+        kind = "queries_cut" if position is None else self._kinds[cut.read > 0]
         if (text := (id(ask.group), position, kind)) not in self._told:
             self._told.add(text)
             warn(kind, f"{_named(ask.group, position)} ({cut.tokens:,} tokens, {cut.read:,} read: {cut.limit})")

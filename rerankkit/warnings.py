@@ -4,39 +4,74 @@
         ...
         warn("documents_cut", "document 'd7' of query 'q1' (1,204 tokens, 64 read)")
 
-When the outermost block ends, each kind is logged once in the life of the process, with its count, an example and what
-to do. With `strict`, the first warning is an InputError where it happens.
+When the outermost block ends, each kind is logged with its count, an example and what to do: once in a command, and
+once in the life of a Python process. With `strict`, the first warning is an InputError where it happens. Blocks of
+different threads know nothing of one another; a thread that works for a call runs in a copy of the call's context
+(`contextvars.copy_context`), and its warnings are the call's.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from rerankkit.errors import InputError
 
 logger = logging.getLogger("rerankkit")
+Mode = Literal["log", "error"]
+"""Whether what is warned of is logged, or an error."""
 
 
 class Kind(NamedTuple):
-    """What may have to be said, as `{count} {what}, such as {example}; {remedy}`."""
+    """What may have to be said: `{count} {noun} {done}, such as {example}; {remedy}`, and `{count} {noun} {done}` alone
+    on a command's last line.
 
-    what: str
+    Args:
+        noun: What is counted, in the singular, such as "document".
+        done: What befell it, such as "cut" or "left out".
+        remedy: What to do.
+    """
+
+    noun: str
+    done: str
     remedy: str
 
 
 KINDS = {
     "documents_cut": Kind(
-        "document(s) were cut to fit", "raise [model.collator] max_length or document_max_length, or rank passages"
+        "document", "cut", "raise [model.collator] max_length or document_max_length, or rank passages"
     ),
     "documents_unread": Kind(
-        "document(s) lost all their tokens", "raise [model.collator] max_length, or cap the query by query_max_length"
+        "document",
+        "left without a token",
+        "raise [model.collator] max_length, or cap the query by query_max_length",
     ),
-    "queries_cut": Kind("query/queries were cut to fit", "raise [model.collator] max_length or query_max_length"),
+    "queries_cut": Kind("query", "cut", "raise [model.collator] max_length or query_max_length"),
+    "documents_undecoded": Kind(
+        "document", "read with U+FFFD for half a surrogate pair", "decode the file that it is from as what it is"
+    ),
+    "passages_cut": Kind("passage", "cut", "give passages fewer tokens (Passages.tokens, --passages)"),
+    "documents_beyond_passages": Kind(
+        "document",
+        "read up to its last passage alone",
+        "raise Passages.most, or give passages more tokens (Passages.tokens, --passages)",
+    ),
+    "answers_odd": Kind(
+        "answer", "not as asked", "documents that an answer does not name keep their order; see [model.head]"
+    ),
+    "queries_left_out": Kind("query", "left out", "give each query candidates (--run, --docs)"),
+    "queries_without_candidates": Kind(
+        "query", "without a candidate", "measures count it as 0; give a first stage that finds something (--run)"
+    ),
+    "judged_queries_unknown": Kind("judged query", "unknown and left out", "give the queries that were judged"),
+    "judged_documents_unknown": Kind(
+        "judgement", "of no known document", "measures count these as missed; give the corpus that was judged"
+    ),
 }
 """Every kind there is, by the name that costs and JSON carry."""
 
@@ -55,14 +90,21 @@ class Warnings:
     remedies: dict[str, str] = field(default_factory=dict)
 
     def add(self, kind: str, example: str, count: int = 1, remedy: str = "") -> None:
-        self.counts[kind] = self.counts.get(kind, 0) + count
-        self.examples.setdefault(kind, example)
-        self.remedies.setdefault(kind, remedy or KINDS[kind].remedy)
+        with _lock:
+            self.counts[kind] = self.counts.get(kind, 0) + count
+            self.examples.setdefault(kind, example)
+            self.remedies.setdefault(kind, remedy or KINDS[kind].remedy)
+
+    def brief(self, kind: str) -> str:
+        """How many, and what befell them: "3 documents cut"."""
+        count, (noun, done, _) = self.counts[kind], KINDS[kind]
+        return f"{count:,} {noun if count == 1 else _plural(noun)} {done}"
 
     def sentence(self, kind: str) -> str:
-        return f"{self.counts[kind]:,} {KINDS[kind].what}, such as {self.examples[kind]}; {self.remedies[kind]}"
+        return f"{self.brief(kind)}, such as {self.examples[kind]}; {self.remedies[kind]}"
 
 
+_lock = threading.Lock()
 _current: ContextVar[Warnings | None] = ContextVar("warnings", default=None)
 _said: set[str] = set()
 
@@ -73,7 +115,11 @@ def warn(kind: str, example: str, count: int = 1, remedy: str = "") -> None:
     Args:
         kind: A name of KINDS.
         example: Which one, and its numbers, as a piece of a sentence.
+        count: How many there are.
         remedy: What to do, where the kind's own remedy does not fit.
+
+    Raises:
+        InputError: In a strict block.
     """
     warnings = _current.get()
     if warnings is not None and not warnings.strict:
@@ -83,15 +129,37 @@ def warn(kind: str, example: str, count: int = 1, remedy: str = "") -> None:
     own.add(kind, example, count, remedy)
     if warnings is not None:
         raise InputError(own.sentence(kind))
-    say(own)
+    _say(own)
+
+
+def counts() -> dict[str, int]:
+    """What the block at hand has counted so far, by kind; what its inner blocks counted is added as they end."""
+    warnings = _current.get()
+    return {} if warnings is None else dict(warnings.counts)
+
+
+def summary() -> str:
+    """What the block at hand has counted, as a command's last line carries it: " (3 documents cut, 1 query left out)";
+    empty where there is nothing."""
+    warnings = _current.get()
+    if warnings is None or not warnings.counts:
+        return ""
+    return f" ({', '.join(map(warnings.brief, warnings.counts))})"
+
+
+def be_strict() -> None:
+    """Make errors of what the block at hand warns of from here on."""
+    if (warnings := _current.get()) is not None:
+        warnings.strict = True
 
 
 @contextlib.contextmanager
-def collecting(strict: bool = False) -> Iterator[Warnings]:
+def collecting(strict: bool = False, passed_on: bool = True) -> Iterator[Warnings]:
     """Count what is warned of inside; what an inner block counted is its outer's too.
 
     Args:
         strict: Raise an InputError at the first warning. An outer block's strictness holds inside, too.
+        passed_on: False where the same data was or will be counted elsewhere: nothing is said, nor told an outer block.
     """
     outer = _current.get()
     warnings = Warnings(strict or (outer is not None and outer.strict))
@@ -100,16 +168,52 @@ def collecting(strict: bool = False) -> Iterator[Warnings]:
         yield warnings
     finally:
         _current.reset(token)
-        if outer is None:
-            say(warnings)
-        else:
+        if passed_on and outer is None:
+            _say(warnings)
+        elif passed_on and outer is not None:
             for kind, count in warnings.counts.items():
                 outer.add(kind, warnings.examples[kind], count, warnings.remedies[kind])
 
 
-def say(warnings: Warnings) -> None:
-    """Log what was counted so far, each kind that was not yet said."""
+def collecting_as(mode: Mode | None, default: Mode = "log") -> contextlib.AbstractContextManager[Warnings]:
+    """The block of one call of the Python API.
+
+    Args:
+        mode: What the caller asked for; None leaves it to `default`.
+
+    Raises:
+        InputError: `mode` is none.
+    """
+    return collecting(strict=checked(default if mode is None else mode) == "error")
+
+
+def checked(mode: Mode) -> Mode:
+    """The mode, if it is one."""
+    if mode not in ("log", "error"):
+        raise InputError(f"warnings = {mode!r} must be 'log' or 'error'")
+    return mode
+
+
+def say() -> None:
+    """Say at once what the block at hand has counted, as before long work; what is counted later is not said again."""
+    if (warnings := _current.get()) is not None:
+        _say(warnings)
+
+
+def forget() -> None:
+    """Say every kind anew: another command begins in this process."""
+    with _lock:
+        _said.clear()
+
+
+def _say(warnings: Warnings) -> None:
     for kind in warnings.counts:
-        if kind not in _said:
+        with _lock:
+            new = kind not in _said
             _said.add(kind)
+        if new:
             logger.warning(warnings.sentence(kind))
+
+
+def _plural(noun: str) -> str:
+    return f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"

@@ -9,6 +9,7 @@ import hypothesis
 import pytest
 
 from rerankkit.registry import registry
+from rerankkit.warnings import forget
 
 # Examples that are the same on every run, and no deadline: a shared machine may be slow at any moment.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -41,6 +42,13 @@ def code_of_one_test() -> Iterator[None]:
     yield
     registry._code.clear()
     registry._code.update(before)
+
+
+@pytest.fixture(autouse=True)
+def nothing_said_yet() -> Iterator[None]:
+    """What one test was warned of is said anew in the next."""
+    forget()
+    yield
 
 
 def pytest_deselected(items: list[pytest.Item]) -> None:

@@ -243,6 +243,7 @@ def test_rows_of_fewer_documents_give_fewer_scores(monkeypatch: pytest.MonkeyPat
 def test_table_and_json() -> None:
     bill = Bill(Costs(prompts=5, depth=3, faults={"missing": 2}, seconds=1.5), [Costs(prompts=1), Costs(prompts=4)])
     bill.queries[1].faults = {"missing": 2}
+    bill.total.warnings = {"documents_cut": 3}
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(bill.table())
     lines = {
@@ -250,6 +251,7 @@ def test_table_and_json() -> None:
     }
     assert [cell.strip() for cell in lines["prompts"]] == ["5", "2.50", "4"]
     assert [cell.strip() for cell in lines["fault: missing"]] == ["2", "1", "2"]
+    assert [cell.strip() for cell in lines["warning: documents cut"]] == ["3", "0", "0"]
     assert len(lines) == len(fields(Costs))
     said = bill.as_dict(["q1", "q2"])
     assert said["total"]["faults"] == {"missing": 2} and said["queries"]["q2"]["prompts"] == 4

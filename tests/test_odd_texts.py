@@ -78,10 +78,13 @@ def test_empty_queries_are_refused(reranker: Reranker) -> None:
             reranker.rank(query, ["a cat"])
 
 
-def test_half_a_surrogate_pair_is_one_message(reranker: Reranker) -> None:
-    for pair in (["a \ud83d b", "a cat"], ["a cat", "a \ud83d b"]):
-        with pytest.raises(InputError, match="half a surrogate pair cannot be tokenized"):
-            reranker.compute_score(pair)
+def test_half_a_surrogate_pair_is_replaced_in_a_document_and_refused_in_a_query(reranker: Reranker) -> None:
+    broken = reranker.compute_score(["a cat", "a \ud83d b"])
+    assert broken == reranker.compute_score(["a cat", "a \ufffd b"])
+    with pytest.raises(InputError, match="such as the document of pair 0"):
+        reranker.compute_score(["a cat", "a \ud83d b"], warnings="error")
+    with pytest.raises(InputError, match="the query of pair 0 has half a surrogate pair, which no tokenizer reads"):
+        reranker.compute_score(["a \ud83d b", "a cat"])
 
 
 @pytest.mark.parametrize(("words", "times"), [("cat mat ", 50_000), ("[SEP]</s> <|im_end|>", 5_000)])

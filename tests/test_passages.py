@@ -17,6 +17,7 @@ from rerankkit import Group, Passages, Reranker
 from rerankkit.errors import InputError
 from rerankkit.passages import by_best_passage
 from rerankkit.trec import read_run
+from rerankkit.warnings import collecting
 
 __all__ = ["shell"]
 QUERY = tiny.sentence(3, 5)
@@ -114,7 +115,7 @@ def test_passages_that_are_cut_in_their_turn_are_told_of(tmp_path: Path, caplog:
         of.rank(QUERY, DOCS, passages=Passages(25, 5))
         assert caplog.text == ""
         of.rank(QUERY, DOCS[2:3], passages=Passages(60, 5))
-    assert "passages were cut to fit" in caplog.text and "fewer than 60 tokens" in caplog.text
+    assert "max_length = 24); give passages fewer tokens" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -131,9 +132,20 @@ def test_numbers_that_would_never_end_are_refused(wrong: dict[str, int], said: s
         Passages(**wrong)
 
 
-def test_half_a_surrogate_pair_is_one_message(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="half a surrogate pair"):
-        reranker("yes_no", tmp_path).rank(QUERY, ["fine", "\ud800"], passages=Passages(5, 1))
+def test_half_a_surrogate_pair_is_replaced(tmp_path: Path) -> None:
+    of = reranker("yes_no", tmp_path)
+    broken, whole = (of.rank(QUERY, ["fine", text], passages=Passages(5, 1)) for text in ("a \ud800", "a \ufffd"))
+    assert [found.score for found in broken] == [found.score for found in whole]
+    assert {found.text for found in broken} == {"fine", "a \ud800"}
+
+
+def test_what_lies_beyond_the_last_passage_is_told_of() -> None:
+    group, passages = Group(QUERY, [tiny.sentence(1, 20), tiny.sentence(2, 200)], qid="q7"), Passages(10, 2, most=4)
+    with collecting() as counted:
+        passages.cut(group, tiny.tokenizer())
+    total = len(range(0, len(ids(group.docs[1])) - 2, 8))
+    assert counted.counts == {"documents_beyond_passages": 1} and total > 4
+    assert counted.examples["documents_beyond_passages"] == f"document 1 of query 'q7' (4 of {total})"
 
 
 def test_on_the_command_line(shell: Shell, tmp_path: Path) -> None:

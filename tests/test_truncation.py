@@ -170,11 +170,11 @@ def test_training_says_before_its_first_step_what_is_cut(
     compute = trainer.GroupTrainer.compute_loss
 
     def counted(self: Any, *given: Any, **named: Any) -> Any:
-        steps.append([record.message for record in caplog.records if "cut to fit" in record.message])
+        steps.append([record.message for record in caplog.records if "documents cut" in record.message])
         return compute(self, *given, **named)
 
     monkeypatch.setattr(trainer.GroupTrainer, "compute_loss", counted)
     path = recipe(tmp_path / "recipe", "classifier", {**run.SETTINGS, "max_steps": 2})
     with caplog.at_level(logging.WARNING, "rerankkit"):
         train(path, tmp_path / "model", {"model.collator.max_length": 8})
-    assert any(message.startswith("96 document(s) were cut to fit") for message in steps[0])
+    assert any(message.startswith("96 documents cut") for message in steps[0])
