@@ -88,10 +88,10 @@ class Bill:
                 costs.tokens += row
                 costs.padding += width - row
 
-    def as_dict(self, qids: Sequence[str]) -> dict[str, Any]:
-        """Ready for JSON: of each query by its id, and in total."""
+    def as_dict(self, qids: Sequence[str], warnings: Mapping[str, int]) -> dict[str, Any]:
+        """Ready for JSON: of each query by its id, in total, and how often was warned of each kind in all the work."""
         queries = {qid: costs.as_dict() for qid, costs in zip(qids, self.queries, strict=True)}
-        return {"total": self.total.as_dict(), "queries": queries}
+        return {"total": self.total.as_dict(), "queries": queries, "warnings": dict(warnings)}
 
     def table(self) -> Table:
         """Each cost in total, of a query on average, and of the query that cost most."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rerankkit.errors import InputError
@@ -59,12 +59,15 @@ class BM25:
         return [(int(position), float(scores[position])) for position in order]
 
 
-def progress(items: Sequence[Any], description: str) -> Iterable[Any]:
+def progress(items: Sequence[Any], description: str) -> Iterator[Any]:
     """The items, with a progress bar on stderr where that is a terminal and there are many."""
-    from rich.console import Console
-    from rich.progress import track
+    if len(items) < 1000:
+        yield from items
+        return
+    from rerankkit.progress import Bar  # rich takes its time
 
-    console = Console(stderr=True)
-    if not console.is_terminal or len(items) < 1000:
-        return items
-    return track(items, description=description, console=console, transient=True)
+    with Bar(description) as bar:
+        bar.start(len(items))
+        for item in items:
+            yield item
+            bar.advance()

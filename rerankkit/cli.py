@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from rerankkit.errors import InputError, Interrupted, RunError
+from rerankkit.warnings import be_strict, collecting, counts, forget, say, summary
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 OVERRIDE = re.compile(r"--[^.=\s]+\.[^=\s]+(=.*)?", re.DOTALL)
@@ -31,6 +32,14 @@ Order = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Decides the random order.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        callback=lambda value: be_strict() if value else None,
+        help="Make an error of what is warned of: texts cut, escaped or replaced, and what is refused or left out.",
+    ),
+]
 
 
 def main() -> None:
@@ -44,7 +53,9 @@ def main() -> None:
         rest, overrides = _split([argument for argument in arguments if argument != "--debug"])
         if overrides and rest[:1] and rest[0] in ("list", "find", "doctor"):
             raise InputError(f"{overrides[0]} belongs to a recipe, and {rest[0]} reads none")
-        app(rest, prog_name="rerankkit", obj=overrides)
+        forget()
+        with collecting():
+            app(rest, prog_name="rerankkit", obj=overrides)
     except (InputError, RunError) as error:
         if debug:
             traceback.print_exc()
@@ -76,6 +87,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last complete checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at the output.")] = False,
     code: Code = None,
+    strict: Strict = False,
 ) -> None:
     """Train what a recipe describes, and save it.
 
@@ -85,7 +97,7 @@ def train(
     from rerankkit.training import train as train_
 
     train_(loaded, output, resume=resume, overwrite=overwrite)
-    typer.echo(f"saved to {output}")
+    _done(f"saved to {output}")
 
 
 @app.command()
@@ -114,6 +126,7 @@ def rank(
     show: Annotated[int, typer.Option(min=1, help="How many documents of a --query are shown.")] = 5,
     code: Code = None,
     trust_code: TrustCode = False,
+    strict: Strict = False,
 ) -> None:
     """Rank documents for one query, or for a file of queries into a TREC run.
 
@@ -137,11 +150,13 @@ def rank(
         groups = ranking.in_order(group or ranking.own_group(query, top, reranker), first_stage_order, seed)
         found = ranking.rerank(reranker, groups, interpolate, passages=ranking.in_passages(passages))
         ranking.show(found, groups, show)
+        if counts():
+            _done(f"ranked {len(groups[0].docs)} documents")
     elif queries is not None and docs is not None and output is not None:
         groups = ranking.in_order(ranking.file_groups(queries, docs, run, top), first_stage_order, seed)
         reranker = _load(model, overrides, code, trust_code)
         ranking.rank_into(output, reranker, groups, interpolate, tag, cache, costs, ranking.in_passages(passages))
-        typer.echo(f"wrote {output}")
+        _done(f"wrote {output}")
 
 
 @app.command()
@@ -162,6 +177,7 @@ def evaluate(
     as_json: AsJson = False,
     code: Code = None,
     trust_code: TrustCode = False,
+    strict: Strict = False,
 ) -> None:
     """Measure rankings beside the first stage, with the difference of each and its significance."""
     from rerankkit import evaluating, ranking
@@ -176,7 +192,12 @@ def evaluate(
     }
     groups = ranking.in_order(given or evaluating.own_groups(models, limit), first_stage_order, seed)
     comparison = evaluating.evaluate(models, groups, wanted, weight, baseline, output)
-    evaluating.show(comparison, names, as_json)
+    if as_json:
+        _print_json(comparison.as_dict())
+        return
+    evaluating.show(comparison, names)
+    if counts():
+        _done(f"measured {comparison.queries} queries")
 
 
 @app.command()
@@ -187,21 +208,22 @@ def export(
     output: Annotated[Path, typer.Option(help="The folder to write.")],
     code: Code = None,
     trust_code: TrustCode = False,
+    strict: Strict = False,
 ) -> None:
     """Write a model in the layout of another project, where it scores the same."""
     _load(model, _overrides(context), code, trust_code).export(output, layout)
-    typer.echo(f"written to {output}")
+    _done(f"written to {output}")
 
 
 @app.command()
-def check(context: typer.Context, recipe: RecipeName, code: Code = None) -> None:
+def check(context: typer.Context, recipe: RecipeName, code: Code = None, strict: Strict = False) -> None:
     """Report everything that is wrong with a recipe; nothing is built."""
     _recipe(recipe, context, code, "train")
-    typer.echo(f"{recipe}: no problems")
+    _done(f"{recipe}: no problems")
 
 
 @app.command()
-def fill(context: typer.Context, recipe: RecipeName, code: Code = None) -> None:
+def fill(context: typer.Context, recipe: RecipeName, code: Code = None, strict: Strict = False) -> None:
     """Print a recipe with what it extends laid flat and every default written out."""
     from rerankkit.recipe import fill as fill_
 
@@ -215,16 +237,20 @@ def preview(
     example: Annotated[int, typer.Option(min=0, help="Which example, counted from 0.")] = 0,
     as_json: AsJson = False,
     code: Code = None,
+    strict: Strict = False,
 ) -> None:
     """Show the exact tokens of a training and an inference example."""
     loaded = _recipe(recipe, context, code, "rank")
     from rerankkit import preview as preview_
 
-    _print(preview_.as_dict(loaded, example) if as_json else preview_.preview(loaded, example), as_json)
+    if as_json:
+        _print_json(preview_.as_dict(loaded, example))
+    else:
+        _print(preview_.preview(loaded, example))
 
 
 @app.command("list")
-def list_(namespace: Annotated[str | None, typer.Argument()] = None, code: Code = None) -> None:
+def list_(namespace: Annotated[str | None, typer.Argument()] = None, code: Code = None, strict: Strict = False) -> None:
     """List the parts that a recipe can name."""
     from rerankkit.registry import registry
 
@@ -238,7 +264,7 @@ def list_(namespace: Annotated[str | None, typer.Argument()] = None, code: Code 
 
 
 @app.command()
-def find(namespace: str, name: str, code: Code = None) -> None:
+def find(namespace: str, name: str, code: Code = None, strict: Strict = False) -> None:
     """Say in which file and line a part is written."""
     from rerankkit.registry import registry
 
@@ -248,12 +274,15 @@ def find(namespace: str, name: str, code: Code = None) -> None:
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
+def doctor(as_json: AsJson = False, strict: Strict = False) -> None:
     """Show versions, device, kernels, embedded models and the cache, and what to do about what is missing."""
     from rerankkit import doctor as doctor_
 
     sections = doctor_.report()
-    _print(doctor_.as_dict(sections) if as_json else doctor_.render(sections), as_json)
+    if as_json:
+        _print_json(doctor_.as_dict(sections))
+    else:
+        _print(doctor_.render(sections))
 
 
 def _recipe(name: str, context: typer.Context, code: list[str] | None, purpose: Any) -> Any:
@@ -303,15 +332,24 @@ def _load_code(files: list[str] | None) -> None:
         load_code(file)
 
 
-def _print(value: Any, as_json: bool) -> None:
+def _done(line: str) -> None:
+    """Print a command's last line, with the counts of what was warned of; the warnings themselves come before it."""
+    say()
+    typer.echo(f"{line}{summary()}")
+
+
+def _print_json(report: dict[str, Any]) -> None:
+    """Print a report for programs, with the counts of what was warned of."""
     import json
 
-    from rich.console import Console
+    typer.echo(json.dumps({**report, "warnings": counts()}, indent=1))
 
-    if as_json:
-        typer.echo(json.dumps(value, indent=1))
-    else:
-        Console().print(value)
+
+def _print(screen: Any) -> None:
+    """Print a report for people."""
+    from rerankkit.screen import console
+
+    console().print(screen)
 
 
 def _log_to_stderr() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +12,7 @@ from rerankkit.errors import InputError
 from rerankkit.protocols import Group
 from rerankkit.text_files import document_lines, query_lines
 from rerankkit.trec import Qrels, Run, best_first, ranked_scores, read_run, run_line
-
-log = logging.getLogger("rerankkit")
+from rerankkit.warnings import warn
 
 QUERY_IDS = ("_id", "id", "qid", "query_id")
 QUERY_TEXTS = ("text", "query")
@@ -40,9 +38,7 @@ class Collection:
         """
         groups = [self._group(qid, run.get(qid, {}), add_positives) for qid in (self.queries if qids is None else qids)]
         if empty := [group.qid for group in groups if not group.docs]:
-            log.warning(
-                "the first stage found nothing for %d of %d queries, such as %r", len(empty), len(groups), empty[0]
-            )
+            warn("queries_without_candidates", f"query {empty[0]!r} of {len(groups):,}", len(empty))
         return groups
 
     def _group(self, qid: str, scores: dict[str, float], add_positives: bool) -> Group:
@@ -71,17 +67,12 @@ class Collection:
         """Warns of judgements whose query or document is in no file."""
         queries = [qid for qid in self.qrels if qid not in self.queries]
         if queries:
-            log.warning("%s: %d judged queries are unknown and left out, such as %r", source, len(queries), queries[0])
+            warn("judged_queries_unknown", f"query {queries[0]!r} in {source}", len(queries))
         documents = [
             d for qid, grades in self.qrels.items() if qid in self.queries for d in grades if d not in self.corpus
         ]
         if documents:
-            log.warning(
-                "%s: %d judgements name documents that the corpus lacks, such as %r; measures count them as missed",
-                source,
-                len(documents),
-                documents[0],
-            )
+            warn("judged_documents_unknown", f"that of document {documents[0]!r} in {source}", len(documents))
 
 
 def sampled(qids: Sequence[str], limit: int | None, seed: int) -> list[str]:

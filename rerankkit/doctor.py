@@ -94,7 +94,7 @@ def render(sections: list[Section]) -> RenderableType:
             value = Text(finding.value, style="red" if finding.problem else "")
             if finding.remedy:
                 value.append(f"\n-> {finding.remedy}" if finding.problem else f": {finding.remedy}", style="yellow")
-            table.add_row(section.title if i == 0 else "", finding.name, value)
+            table.add_row(Text(section.title if i == 0 else ""), Text(finding.name), value)
     found = len(problems(sections))
     closing = f"{found} problem{'s' * (found > 1)}, in red" if found else "no problems found"
     return Group(table, Text(f"\n{closing}", style="bold red" if found else "bold green"))

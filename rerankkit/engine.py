@@ -42,6 +42,7 @@ from rerankkit.score_cache import Answers
 from rerankkit.settings import Engine
 from rerankkit.token_budget import batches
 from rerankkit.truncation import TruncationWarnings
+from rerankkit.warnings import warn
 
 
 @dataclass(frozen=True)
@@ -227,6 +228,9 @@ class Scoring:
             assert question.reading is not None
             for costs in self.bill.of(question.query):
                 costs.add_faults(question.reading.faults)
+            if faults := ", ".join(f"{fault} {count}" for fault, count in question.reading.faults.items() if count):
+                group = question.ask.group
+                warn("answers_odd", f"one about query {group.qid or group.query[:60]!r} ({faults})")
 
     def _ask_sharing(self, questions: list[_Question]) -> None:
         """Ask what begins alike; where too little memory is left to read the beginnings, those of some at a time."""

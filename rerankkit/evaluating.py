@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from rerankkit.errors import InputError
 from rerankkit.evaluate import (
@@ -26,6 +23,7 @@ from rerankkit.evaluate import (
 from rerankkit.protocols import Group
 from rerankkit.recipe import build
 from rerankkit.registry import registry
+from rerankkit.screen import console
 from rerankkit.tables import describe, render
 from rerankkit.trec import Run, read_run
 
@@ -139,19 +137,16 @@ def _among(baseline: str | None, systems: Sequence[str]) -> str:
     return name or ""
 
 
-def show(comparison: Comparison, models: Sequence[str], as_json: bool) -> None:
+def show(comparison: Comparison, models: Sequence[str]) -> None:
     """Print a comparison, and how the last model differs from each model before it."""
-    if as_json:
-        print(json.dumps(comparison.as_dict(), indent=1))
-        return
-    console = Console()
-    console.print(render(comparison))
+    terminal = console()
+    terminal.print(render(comparison))
     *before, last = models
     for name in before:
         for measure in comparison.measures:
             new, old = (comparison.systems[system].values[measure] for system in (last, name))
             found = describe(difference([new[qid] - old[qid] for qid in new])).replace("\n", "  ")
-            console.print(f"{last} against {name}, {measure}: {found}", markup=False, highlight=False, soft_wrap=True)
+            terminal.print(f"{last} against {name}, {measure}: {found}", soft_wrap=True)
 
 
 def _tuned(model: Any) -> float:

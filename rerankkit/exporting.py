@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import string
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +25,8 @@ from rerankkit.heads.maxsim import MaxSim
 from rerankkit.pretrained import positions
 from rerankkit.projection import LINEAR
 from rerankkit.published import OPEN_RETRIEVALS_LENGTH, stanford_skiplist
+from rerankkit.warnings import warn
 
-logger = logging.getLogger("rerankkit")
 Layout = Literal["pylate", "stanford", "open_retrievals", "transformers"]
 STANFORD_TRUNKS = ("bert", "roberta", "xlm-roberta", "electra")
 
@@ -169,12 +168,8 @@ def _open_retrievals(parts: Parts, folder: Path) -> None:
     model = _merged(parts)
     usual = min(positions(model.config) or OPEN_RETRIEVALS_LENGTH, OPEN_RETRIEVALS_LENGTH)
     if not collator.query_max_length == collator.document_max_length == usual:
-        logger.warning(
-            'the layout "open_retrievals" keeps no lengths; here queries are cut at %d tokens and documents at %d, and '
-            "whoever reads it has to say so, or cuts them elsewhere",
-            collator.query_max_length,
-            collator.document_max_length,
-        )
+        lengths = f"query_max_length {collator.query_max_length}, document_max_length {collator.document_max_length}"
+        warn("layout_leaves_out", f"{lengths} by open_retrievals", 2)
     model.save_pretrained(folder)
     parts.backbone.tokenizer.save_pretrained(folder)
     weights = _linear(head)
@@ -189,7 +184,7 @@ def _transformers(parts: Parts, folder: Path) -> None:
         )
     tokenizer = copy.deepcopy(parts.backbone.tokenizer)
     if isinstance(parts.backbone, HFCausal):
-        logger.warning('the layout "transformers" holds the model alone, not its prompt nor how an answer is read')
+        warn("layout_leaves_out", "the prompt, and how an answer is read, by transformers")
     elif parts.formatter != Pair() or not isinstance(parts.collator, PairCollator):
         raise InputError('the layout "transformers" has no room for the instructions of the formatter')
     else:

@@ -211,11 +211,13 @@ def _flush(path: Path) -> None:
 
 @contextlib.contextmanager
 def _busy(doing: str) -> Iterator[None]:
-    from rich.console import Console
+    from rich.text import Text
 
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with console.status(f"{doing} (once)"):
+    from rerankkit.screen import console
+
+    terminal = console(stderr=True)
+    if terminal.is_terminal:
+        with terminal.status(Text(f"{doing} (once)")):
             yield
     else:
         say(f"{doing} (once)")

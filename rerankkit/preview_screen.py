@@ -265,7 +265,7 @@ def _summary(rest: Sequence[Shown]) -> str:
 def _table(figures: Sequence[Figures]) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("", *(row.kind for row in figures)):
-        table.add_column(name, justify="right" if name else "left")
+        table.add_column(Text(name), justify="right" if name else "left")
     lengths = [(f"tokens, {name}", [str(row.lengths[name]) for row in figures]) for name in figures[0].lengths]
     for name, values in [
         ("prompts", [str(row.prompts) for row in figures]),
@@ -274,7 +274,7 @@ def _table(figures: Sequence[Figures]) -> Table:
         ("queries cut", [f"{row.queries_cut:.0%}" for row in figures]),
         ("mean shared tokens", [f"{row.shared:.1f}" for row in figures]),
     ]:
-        table.add_row(name, *values)
+        table.add_row(*map(Text, (name, *values)))
     return table
 
 

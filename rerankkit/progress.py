@@ -10,22 +10,23 @@ import warnings
 from collections.abc import Iterator
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from rerankkit.screen import console
 
 
 class Bar:
     """A progress bar that lines of text can be printed above; without a terminal only the lines are printed."""
 
     def __init__(self, description: str, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, highlight=False, quiet=quiet)
+        self._console = console(stderr=True, quiet=quiet)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=self._console,
             disable=quiet or not sys.stderr.isatty(),
         )
@@ -56,7 +57,7 @@ class Bar:
         self._progress.update(self._task, note=f"{self._counted:,} {what}")
 
     def say(self, line: str) -> None:
-        self._console.print(line, markup=False, soft_wrap=True)
+        self._console.print(line, soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ open-retrievals, BGE-M3        colbert_linear.pt beside an encoder              
 
 from __future__ import annotations
 
-import logging
 import string
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -22,8 +21,8 @@ from rerankkit.errors import InputError, RunError
 from rerankkit.frames import vocabulary_id
 from rerankkit.projection import LINEAR, find_projection, modules
 from rerankkit.recipe import Recipe, load_recipe
+from rerankkit.warnings import warn
 
-logger = logging.getLogger("rerankkit")
 Settings = dict[str, Any]
 OPEN_RETRIEVALS_LENGTH = 256
 """Tokens of a text for open-retrievals, whose files say nothing about it."""
@@ -261,9 +260,7 @@ def _skiplist(checkpoint: Published, words: Sequence[str]) -> str | list[str] | 
     """The words that are entries of the vocabulary; PyLate takes the others for its unknown token."""
     known = [word for word in words if vocabulary_id(word, checkpoint.tokenizer) is not None]
     if left_out := [word for word in words if word not in known]:
-        logger.warning(
-            "%s: %d words of its skiplist are no tokens, such as %r", checkpoint.name, len(left_out), left_out[0]
-        )
+        warn("skiplist_unknown", f"{left_out[0]!r} of {checkpoint.name}", len(left_out))
     return "punctuation" if known == list(string.punctuation) else known or None
 
 

@@ -13,10 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from rerankkit.bill import Costs
 from rerankkit.collection import (
     Collection,
     candidates_from_bm25,
@@ -32,7 +31,9 @@ from rerankkit.protocols import Group
 from rerankkit.recipe import build
 from rerankkit.reranker import Reranker
 from rerankkit.score_cache import ScoreCache
+from rerankkit.screen import console, line_of
 from rerankkit.trec import Run, best_first, read_run, require_word, write_run, write_whole
+from rerankkit.warnings import counts, warn
 
 logger = logging.getLogger("rerankkit")
 FirstStageOrder = Literal["given", "inverse", "random"]
@@ -56,10 +57,8 @@ def file_groups(queries: Path, docs: Path, run: Path | None, top: int) -> list[G
         for docid in group.doc_ids or []:
             require_word(docid, f"{docs}: the document id")
     if without:
-        source = f"{run} has no line" if run else "BM25 finds nothing"
-        logger.warning(
-            "%s for %d of %d queries, such as %r; they are left out", source, len(without), len(asked), without[0]
-        )
+        source = f"{run} has no line for it" if run else "BM25 finds nothing for it"
+        warn("queries_left_out", f"query {without[0]!r} of {len(asked):,} ({source})", len(without))
     return groups
 
 
@@ -134,23 +133,12 @@ def rerank(
         answered = functools.partial(bar.count, what="prompts")
         ranked = reranker.rank_groups(groups, finished=bar.advance, cache=cache, answered=answered, passages=passages)
     run = run_of(groups, ranked)
-    _report_faults(reranker.costs)
     if weight is None:
         return run
     first = first_run(groups)
     if first is None:
         raise InputError("--interpolate needs a first stage's scores, and these groups have none")
     return interpolate(run, first, weight)
-
-
-def _report_faults(costs: Costs) -> None:
-    if costs.parse_failures:
-        logger.warning(
-            "%d of %d answers were not as asked (%s); documents that an answer does not name keep their order",
-            costs.parse_failures,
-            costs.prompts + costs.cached,
-            ", ".join(f"{fault} {count}" for fault, count in costs.faults.items()),
-        )
 
 
 def rank_into(
@@ -187,13 +175,15 @@ def rank_into(
         raise Interrupted("interrupted; the same command goes on from here") from None
     write_run(run, output, tag)
     if costs is not None:
-        write_whole(costs, [json.dumps(reranker.bill.as_dict([group.qid for group in groups]), indent=1), "\n"])
+        write_whole(
+            costs, [json.dumps(reranker.bill.as_dict([group.qid for group in groups], counts()), indent=1), "\n"]
+        )
     if kept is None:
         path.unlink(missing_ok=True)
     if before:
         logger.info("%d answers were at hand, %d prompts were asked", reranker.costs.cached, reranker.costs.prompts)
     if sys.stdout.isatty():
-        Console(stderr=True).print(reranker.bill.table())
+        console(stderr=True).print(reranker.bill.table())
 
 
 def require_apart(options: Mapping[str, Any]) -> None:
@@ -246,14 +236,12 @@ def show(run: Run, groups: Sequence[Group], count: int) -> None:
     (group,) = prepare(groups)
     ids, first = group.doc_ids or [], group.first_scores or []
     before = sorted(range(len(first)), key=lambda position: -first[position])
-    table = Table(title=f"{group.query}", title_justify="left", show_lines=True)
+    table = Table(title=Text(line_of(group.query)), title_justify="left", show_lines=True)
     for column, justify in (("rank", "right"), ("was", "right"), ("score", "right"), ("document", "left")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     scores = run[group.qid]
     for rank, docid in enumerate(best_first(scores)[:count], start=1):
         position = ids.index(docid)
-        text = " ".join(group.docs[position].split())
-        table.add_row(
-            str(rank), str(before.index(position) + 1), f"{scores[docid]:.2f}", f"{docid}\n{text[:200]}", style=None
-        )
-    Console().print(table)
+        text = Text(f"{line_of(docid)}\n{line_of(group.docs[position])[:200]}")
+        table.add_row(str(rank), str(before.index(position) + 1), f"{scores[docid]:.2f}", text)
+    console().print(table)

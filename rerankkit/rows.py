@@ -17,6 +17,7 @@ from rerankkit.fingerprints import fingerprint
 from rerankkit.jsonl_lines import Line, kind, nearest, quoted
 from rerankkit.lazy import numpy
 from rerankkit.protocols import Group
+from rerankkit.warnings import Warnings
 
 QIDS = ("qid", "query_id")
 LINE_BITS = 40
@@ -43,7 +44,7 @@ class Keys:
         return ("label", "labels") if self.label == "label" else (self.label,)
 
 
-def groups_of(lines: Iterator[Line], keys: Keys, notes: Counter[str]) -> Iterator[Group]:
+def groups_of(lines: Iterator[Line], keys: Keys, notes: Warnings) -> Iterator[Group]:
     """Makes groups of rows, whose form the first one decides; counts in `notes` what is odd but legal."""
     first = next(lines)
     forms = [(keys.query, keys.positive), (keys.query, "docs"), *((keys.query, label) for label in keys.labels)]
@@ -65,18 +66,18 @@ def groups_of(lines: Iterator[Line], keys: Keys, notes: Counter[str]) -> Iterato
         yield group
 
 
-def _contrastive(line: Line, keys: Keys, notes: Counter[str]) -> Group:
+def _contrastive(line: Line, keys: Keys, notes: Warnings) -> Group:
     _check_keys(line, (keys.query, keys.positive), (keys.negative, *QIDS, "doc_ids", "teacher_scores"), notes)
     positives = _documents(line, keys.positive)
     negatives = _documents(line, keys.negative) if line.has(keys.negative) else []
     if not positives:
         raise line.wrong(f'"{keys.positive}" is an empty list; a row needs a relevant document')
     if not negatives:
-        notes["rows have no negative; they are kept"] += 1
+        notes.add("rows_without_negative", line.place)
     return _group(line, keys, positives + negatives, [1.0] * len(positives) + [0.0] * len(negatives))
 
 
-def _listed(line: Line, keys: Keys, notes: Counter[str]) -> Group:
+def _listed(line: Line, keys: Keys, notes: Warnings) -> Group:
     _check_keys(line, (keys.query, "docs"), ("labels", "teacher_scores", *QIDS, "doc_ids"), notes)
     if not isinstance(line.data["docs"], list) or not line.data["docs"]:
         raise line.wrong(f'"docs" must be a list with at least one document, but it is {_named(line, "docs")}')
@@ -84,7 +85,7 @@ def _listed(line: Line, keys: Keys, notes: Counter[str]) -> Group:
     return _group(line, keys, docs, line.numbers("labels", len(docs)) if line.has("labels") else None)
 
 
-def _check_keys(line: Line, required: Sequence[str], optional: Sequence[str], notes: Counter[str]) -> None:
+def _check_keys(line: Line, required: Sequence[str], optional: Sequence[str], notes: Warnings) -> None:
     known = [*required, *optional]
     missing = [key for key in required if not line.has(key)]
     strange = [key for key in line.data if key not in known]
@@ -95,8 +96,8 @@ def _check_keys(line: Line, required: Sequence[str], optional: Sequence[str], no
     # a strict likeness: a row may well carry keys of its own, but a misspelt one must not be lost silently
     if hint := nearest(absent, strange, cutoff=0.85):
         raise line.wrong(f"unknown key{hint} Known keys: {quoted(known)}")
-    for key in strange:
-        notes[f'rows have a key "{key}", which is not used'] += 1
+    if strange:
+        notes.add("rows_with_unused_keys", f"{quoted(strange)} at {line.place}")
 
 
 def _documents(line: Line, key: str) -> list[str]:
@@ -166,7 +167,7 @@ class _Flat(NamedTuple):
         return InputError(f"{self.place}: {message}")
 
 
-def _flat(line: Line, keys: Keys, notes: Counter[str]) -> _Flat:
+def _flat(line: Line, keys: Keys, notes: Warnings) -> _Flat:
     label = line.first_key(keys.labels, "label") if any(map(line.has, keys.labels)) else keys.labels[0]
     _check_keys(line, (keys.query, label), (*QIDS, *keys.documents, "doc_id", "title"), notes)
     document = line.first_key(keys.documents, "document")
@@ -215,11 +216,11 @@ def _gathered(rows: list[_Flat]) -> Group:
     return Group(first.query, [row.text for row in rows], labels, qid=first.qid, doc_ids=list(places) or None)
 
 
-def _note_documents(group: Group, notes: Counter[str]) -> None:
+def _note_documents(group: Group, notes: Warnings) -> None:
     if empty := sum(not doc.strip() for doc in group.docs):
-        notes["documents are empty; they are kept"] += empty
+        notes.add("documents_empty", f"of query {group.qid or group.query[:60]!r}", empty)
     if group.labels is not None:
         grades: dict[str, float] = {}
         for doc, label in zip(group.docs, group.labels, strict=True):
             if grades.setdefault(doc, label) != label:
-                notes["documents are given to one query with two different labels; they are kept"] += 1
+                notes.add("labels_contrary", f"{doc[:60]!r} of query {group.qid or group.query[:60]!r}")

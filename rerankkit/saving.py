@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import logging
 import os
 import re
 import shutil
@@ -31,11 +30,11 @@ from rerankkit.folder_cache import sha256_of
 from rerankkit.problems import RecipeError
 from rerankkit.recipe import Recipe, fill, load_recipe
 from rerankkit.registry import load_code, registry
+from rerankkit.warnings import warn
 
 if TYPE_CHECKING:
     from rerankkit.reranker import Reranker
 
-logger = logging.getLogger("rerankkit")
 ORIGIN = "origin.json"
 
 
@@ -124,7 +123,7 @@ def _write(reranker: Reranker, recipe: Recipe, folder: Path, notes: str) -> None
         if came_from.kind == "code":
             code.append(f"code/{Path(came_from.file).name}")
             if sha256_of(Path(came_from.file)) != came_from.sha256:
-                logger.warning("%s has changed since it was loaded; the model ships it as it is now", came_from.file)
+                warn("code_changed", came_from.file)
             (folder / "code").mkdir(exist_ok=True)
             shutil.copyfile(came_from.file, folder / code[-1])
     (folder / "README.md").write_text(_card(recipe, parts, notes), encoding="utf-8")

@@ -10,10 +10,11 @@ from rerankkit.evaluate import Comparison, Difference
 
 def render(comparison: Comparison, title: str = "") -> Table:
     """One table: systems by measures, the best in bold, below each value its difference to the baseline."""
-    table = Table(title=title or None, caption=_caption(comparison), title_justify="left", caption_justify="left")
+    table = Table(title=Text(title) if title else None, caption=Text(_caption(comparison)))
+    table.title_justify = table.caption_justify = "left"
     table.add_column("system")
     for name in comparison.measures:
-        table.add_column(name)
+        table.add_column(Text(name))
     table.add_column("judged@10", justify="right")
     best = {name: max(m.mean(name) for m in comparison.systems.values()) for name in comparison.measures}
     for system, measured in comparison.systems.items():

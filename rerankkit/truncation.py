@@ -17,6 +17,7 @@ class TruncationWarnings:
     """
 
     def __init__(self, of_passages: bool = False) -> None:
+        self._noun = "passage" if of_passages else "document"
         self._kinds = ("passages_cut", "passages_cut") if of_passages else ("documents_unread", "documents_cut")
         self._told: set[tuple[int, int | None, str]] = set()
 
@@ -32,11 +33,11 @@ class TruncationWarnings:
         kind = "queries_cut" if position is None else self._kinds[cut.read > 0]
         if (text := (id(ask.group), position, kind)) not in self._told:
             self._told.add(text)
-            warn(kind, f"{_named(ask.group, position)} ({cut.tokens:,} tokens, {cut.read:,} read: {cut.limit})")
+            lengths = f"({cut.tokens:,} tokens, {cut.read:,} read: {cut.limit})"
+            warn(kind, f"{self._named(ask.group, position)} {lengths}")
 
-
-def _named(group: Group, position: int | None) -> str:
-    query = f"query {group.qid or group.query[:60]!r}"
-    if position is None:
-        return query
-    return f"document {repr(group.doc_ids[position]) if group.doc_ids else position} of {query}"
+    def _named(self, group: Group, position: int | None) -> str:
+        query = f"query {group.qid or group.query[:60]!r}"
+        if position is None:
+            return query
+        return f"{self._noun} {repr(group.doc_ids[position]) if group.doc_ids else position} of {query}"

@@ -62,15 +62,32 @@ KINDS = {
         "raise Passages.most, or give passages more tokens (Passages.tokens, --passages)",
     ),
     "answers_odd": Kind(
-        "answer", "not as asked", "documents that an answer does not name keep their order; see [model.head]"
+        "answer",
+        "not as asked",
+        "documents that it does not name keep their order; a larger [model.head] max_new_tokens gives it room",
     ),
     "queries_left_out": Kind("query", "left out", "give each query candidates (--run, --docs)"),
     "queries_without_candidates": Kind(
         "query", "without a candidate", "measures count it as 0; give a first stage that finds something (--run)"
     ),
+    "rows_without_negative": Kind("row", "without a negative, kept", "let [sampling] random_negatives draw some"),
+    "rows_with_unused_keys": Kind(
+        "row", "with keys that are not used", "leave them out, or name them by arguments of the reader (query_key …)"
+    ),
+    "documents_empty": Kind("document", "empty, kept", "give the text that is missing, or leave the document out"),
+    "labels_contrary": Kind(
+        "document", "of two different labels for one query, kept", "give a document once to a query, with one label"
+    ),
     "judged_queries_unknown": Kind("judged query", "unknown and left out", "give the queries that were judged"),
     "judged_documents_unknown": Kind(
         "judgement", "of no known document", "measures count these as missed; give the corpus that was judged"
+    ),
+    "skiplist_unknown": Kind("skiplist word", "left out, being no token", "its vectors are compared as any other's"),
+    "layout_leaves_out": Kind(
+        "setting", "left out by the layout", "whoever reads it has to say so again, or it scores otherwise"
+    ),
+    "code_changed": Kind(
+        "code file", "changed since it was loaded, shipped as it is now", "load the reranker anew and save it again"
     ),
 }
 """Every kind there is, by the name that costs and JSON carry."""
@@ -94,6 +111,11 @@ class Warnings:
             self.counts[kind] = self.counts.get(kind, 0) + count
             self.examples.setdefault(kind, example)
             self.remedies.setdefault(kind, remedy or KINDS[kind].remedy)
+
+    def pass_on(self) -> None:
+        """Warn of what was counted apart from any block."""
+        for kind, count in self.counts.items():
+            warn(kind, self.examples[kind], count, self.remedies[kind])
 
     def brief(self, kind: str) -> str:
         """How many, and what befell them: "3 documents cut"."""
@@ -171,8 +193,7 @@ def collecting(strict: bool = False, passed_on: bool = True) -> Iterator[Warning
         if passed_on and outer is None:
             _say(warnings)
         elif passed_on and outer is not None:
-            for kind, count in warnings.counts.items():
-                outer.add(kind, warnings.examples[kind], count, warnings.remedies[kind])
+            warnings.pass_on()
 
 
 def collecting_as(mode: Mode | None, default: Mode = "log") -> contextlib.AbstractContextManager[Warnings]:

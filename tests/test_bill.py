@@ -253,5 +253,6 @@ def test_table_and_json() -> None:
     assert [cell.strip() for cell in lines["fault: missing"]] == ["2", "1", "2"]
     assert [cell.strip() for cell in lines["warning: documents cut"]] == ["3", "0", "0"]
     assert len(lines) == len(fields(Costs))
-    said = bill.as_dict(["q1", "q2"])
+    said = bill.as_dict(["q1", "q2"], {"queries_left_out": 1})
+    assert said["warnings"] == {"queries_left_out": 1} and said["total"]["warnings"] == {"documents_cut": 3}
     assert said["total"]["faults"] == {"missing": 2} and said["queries"]["q2"]["prompts"] == 4

@@ -80,7 +80,7 @@ def test_groups_hold_candidates_labels_and_all_judgements(caplog: pytest.LogCapt
     assert first.first_scores == list(run["q1"].values())
     assert (second.doc_ids, second.labels, second.judged) == (["d2", "d1"], None, None)
     assert (third.docs, third.labels) == ([], [])
-    assert "found nothing for 1 of 3 queries, such as 'q3'" in caplog.text
+    assert "1 query without a candidate, such as query 'q3' of 3" in caplog.text
 
 
 def test_positives_that_the_first_stage_missed_are_appended() -> None:

@@ -115,14 +115,14 @@ def test_open_retrievals_lengths_are_said_not_lost_in_silence(
     limits = dict(zip(("query_max_length", "document_max_length"), lengths, strict=True))
     with caplog.at_level("WARNING", "rerankkit"):
         colbert(tmp_path, "", {"similarity": "mean"}, **THERE, **limits).export(tmp_path / "out", "open_retrievals")
-    assert any("keeps no lengths" in record.getMessage() for record in caplog.records) == told
+    assert any("left out by the layout" in record.getMessage() for record in caplog.records) == told
 
 
 def test_a_language_model_goes_without_its_prompt_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = Reranker.from_recipe("llm_pointwise", {"model.backbone.name": str(tiny.folder())})
     with caplog.at_level("WARNING", "rerankkit"):
         model.export(tmp_path / "out", "transformers")
-    assert "not its prompt" in caplog.text
+    assert "1 setting left out by the layout, such as the prompt" in caplog.text
     words = model.parts.backbone.tokenizer("open a file", return_tensors="pt")
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     with torch.no_grad():

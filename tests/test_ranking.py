@@ -195,13 +195,15 @@ def test_one_candidate_identical_documents_and_a_query_without_any(shell: Shell,
     write(data / "corpus.jsonl", same + '{"_id": "empty", "text": ""}\n')
     write(data / "queries.jsonl", QUERIES + '{"_id": "q3", "text": "zebra"}\n')
     write(data / "first.trec", "q1 Q0 empty 1 1.0 x\n" + "".join(f"q2 Q0 s{i} 1 {9 - i} x\n" for i in range(3)))
-    code, _, err = shell(*FILES, "--run", "first.trec", "--output", "out.trec")
-    assert code == 0 and "first.trec has no line for 1 of 3 queries, such as 'q3'; they are left out" in err
+    code, out, err = shell(*FILES, "--run", "first.trec", "--output", "out.trec", "--costs", "costs.json")
+    assert code == 0 and out == "wrote out.trec (1 query left out)\n"
+    assert json.loads((data / "costs.json").read_text())["warnings"] == {"queries_left_out": 1}
+    assert "1 query left out, such as query 'q3' of 3 (first.trec has no line for it); give" in err
     run = read_run("out.trec")
     assert {qid: sorted(scores) for qid, scores in run.items()} == {"q1": ["empty"], "q2": ["s0", "s1", "s2"]}
     assert max(run["q2"].values()) == pytest.approx(min(run["q2"].values()), abs=1e-4)
     code, _, err = shell(*FILES, "--output", "bm25.trec")
-    assert code == 0 and "BM25 finds nothing for 2 of 3 queries, such as 'q1'" in err
+    assert code == 0 and "2 queries left out, such as query 'q1' of 3 (BM25 finds nothing for it)" in err
     assert list(read_run("bm25.trec")) == ["q2"]
 
 
@@ -255,12 +257,18 @@ def test_answers_that_are_none_are_told_wherever_it_is_printed(
     shell: Shell, data: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(GeneratedOrder, "read", lambda *_: Reading([2.0, 1.0], {"refused": 1, "out_of_range": 3}))
-    code, _, err = shell(*command, *WRITTEN, "--hits", "2")
+    code, out, err = shell(*command, *WRITTEN, "--hits", "2")
     asked = 1 if "--query" in command else 2
+    said = "2 answers" if asked == 2 else "1 answer"
+    query = "query" if asked == 1 else "q1"
     assert code == 0 and err == (
-        f"warning: {asked} of {asked} answers were not as asked (refused {asked}, out_of_range {3 * asked}); "
-        "documents that an answer does not name keep their order\n"
+        f"warning: {said} not as asked, such as one about query '{query}' (refused 1, out_of_range 3); documents that "
+        "it does not name keep their order; a larger [model.head] max_new_tokens gives it room\n"
     )
+    if "--json" in command:
+        assert json.loads(out)["warnings"] == {"answers_odd": 2}
+    else:
+        assert out.splitlines()[-1].endswith(f" ({said} not as asked)")
     monkeypatch.setattr(GeneratedOrder, "read", lambda *_: Reading([1.0, 2.0], {}))
     assert shell(*command, *WRITTEN, "--hits", "2")[::2] == (0, "")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -13,8 +11,7 @@ from rerankkit.hf_rows import dataset_rows
 from rerankkit.protocols import Group
 from rerankkit.registry import registry
 from rerankkit.rows import Keys, groups_of
-
-log = logging.getLogger("rerankkit")
+from rerankkit.warnings import Warnings
 
 
 @registry.readers("hf_dataset.v1")
@@ -58,9 +55,8 @@ class HfDataset:
         self._reported = False
 
     def __iter__(self) -> Iterator[Group]:
-        notes: Counter[str] = Counter()
+        notes = Warnings()
         yield from islice(groups_of(self._rows(), self._keys, notes), self.limit)
         if not self._reported:
             self._reported = True
-            for note, count in notes.items():
-                log.warning("%s: %d %s", self.path, count, note)
+            notes.pass_on()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -15,8 +13,8 @@ from rerankkit.json_arrays import read_objects
 from rerankkit.protocols import Group
 from rerankkit.registry import registry
 from rerankkit.rows import Keys, groups_of
+from rerankkit.warnings import Warnings
 
-log = logging.getLogger("rerankkit")
 ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 
 
@@ -62,14 +60,13 @@ class Jsonl:
         self._reported = False
 
     def __iter__(self) -> Iterator[Group]:
-        notes: Counter[str] = Counter()
+        notes = Warnings()
         lines = (line for path in self._files for line in read_objects(path))
         keys = Keys(self.query_key, self.positive_key, self.negative_key, self.document_key, self.label_key)
         yield from islice(groups_of(lines, keys, notes), self.limit)
         if not self._reported:
             self._reported = True
-            for note, count in notes.items():
-                log.warning("%s: %d %s", self.path, count, note)
+            notes.pass_on()
 
 
 def _files(path: Path) -> list[Path]:

@@ -37,8 +37,8 @@ def test_candidates_come_from_bm25(folder: Path, caplog: pytest.LogCaptureFixtur
     assert first.first_scores == sorted(first.first_scores, reverse=True)
     assert groups["q3"].judged == {"gone": 1}
     assert groups["q4"].docs == []
-    assert "1 judged queries are unknown and left out, such as 'q9'" in caplog.text
-    assert "1 judgements name documents that the corpus lacks, such as 'gone'" in caplog.text
+    assert "1 judged query unknown and left out, such as query 'q9'" in caplog.text
+    assert "1 judgement of no known document, such as that of document 'gone'" in caplog.text
 
 
 def test_training_groups_hold_the_positives_that_bm25_missed(folder: Path) -> None:
