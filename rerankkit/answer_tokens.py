@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 from rerankkit.errors import InputError
 from rerankkit.lazy import torch
 from rerankkit.prompt_tokens import padded
 from rerankkit.protocols import Batch, Prompt, Row
+from rerankkit.tokenizer_cache import cached
+
+THOUGHTS = ("<think>", "</think>", "<thinking>", "</thinking>")
+"""Between what a model writes that it does not mean as its answer."""
 
 
 def scored_tokens(prompt: Prompt, pieces: Sequence[int]) -> list[int] | None:
@@ -20,13 +23,55 @@ def scored_tokens(prompt: Prompt, pieces: Sequence[int]) -> list[int] | None:
     return [of_piece[piece] if piece >= 0 else -1 for piece in pieces]
 
 
-@lru_cache(maxsize=64)
+def asked_ids(before: str, prompt: Prompt, tokenizer: Any) -> tuple[int, ...]:
+    """The one token that each choice of a prompt, or each answer that its head reads, is behind the text before it.
+
+    Args:
+        before: What stands at the end of the prompt, all of it the prompt's own.
+    """
+    return answer_ids(before, prompt.answers, tokenizer) or choice_ids(before, prompt.choices, tokenizer)
+
+
+def answer_ids(before: str, answers: tuple[str, ...], tokenizer: Any) -> tuple[int, ...]:
+    """The token of each answer where it follows a text: the one that goes on from it or, where the two would run
+    together, the one that the answer is by itself.
+
+    Raises:
+        InputError: An answer is not one token, or two answers are the same one.
+    """
+    return _answer_ids(tokenizer, before, answers)
+
+
+@cached
+def _answer_ids(tokenizer: Any, before: str, answers: tuple[str, ...]) -> tuple[int, ...]:
+    found = []
+    for answer in answers:
+        texts = (before, before + answer, answer)
+        ahead, after, alone = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
+        tokens = after[len(ahead) :] if after[: len(ahead)] == ahead else alone
+        if len(tokens) != 1:
+            pieces = ", ".join(tokenizer.convert_ids_to_tokens(tokens))
+            raise InputError(
+                f"the answer {answer!r} is {len(tokens)} tokens of this model ({pieces}) after {before[-20:]!r}, and "
+                "its logit is read off one; choose a word that is one token there, with its leading space or without"
+            )
+        if tokens[0] in found:
+            raise InputError(f"the answers {answers[found.index(tokens[0])]!r} and {answer!r} are the same token")
+        found.append(tokens[0])
+    return tuple(found)
+
+
 def choice_ids(before: str, choices: tuple[str, ...], tokenizer: Any) -> tuple[int, ...]:
     """The one token that each choice is where it follows the text before it.
 
     Args:
         before: What stands at the end of the prompt, all of it the prompt's own.
     """
+    return _choice_ids(tokenizer, before, choices)
+
+
+@cached
+def _choice_ids(tokenizer: Any, before: str, choices: tuple[str, ...]) -> tuple[int, ...]:
     found = tuple(_single_token(before, choice, tokenizer) for choice in choices)
     for number, token in enumerate(found):
         if token in found[:number]:
@@ -51,6 +96,16 @@ def _single_token(before: str, choice: str, tokenizer: Any) -> int:
         f"the answer {choice!r} is {len(after) - len(alone)} tokens of this model ({pieces}) after "
         f"{before[-20:]!r}, and its logit is read off one; choose other labels or answers in the formatter"
     )
+
+
+def written_text(tokens: Sequence[int], tokenizer: Any) -> str:
+    """What a model wrote, without tokens that steer; those that end its thinking are kept."""
+    steering = {
+        number
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special and token.content not in THOUGHTS
+    }
+    return tokenizer.decode([token for token in tokens if token not in steering], skip_special_tokens=False)
 
 
 def sequences(rows: Sequence[Row], tokenizer: Any, shared: Sequence[tuple[int, ...]]) -> Batch:

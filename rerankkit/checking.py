@@ -126,6 +126,12 @@ class Checker:
                     keys[part], named[part] = key, (block[key], namespace.get(block[key]))
         for part, message in fitting.misfits(named):
             self.add(("model", part), message, keys[part])
+        if "collator" in named and isinstance(name := model.get("backbone", {}).get("name"), str):
+            block, (_, factory) = model["collator"], named["collator"]
+            for argument, message in fitting.foreign_markers(factory, block, name):
+                self.add(
+                    ("model", "collator"), f"{argument}: {message}", argument if argument in block else "@collators"
+                )
 
     def training(self, values: Mapping[str, Any]) -> None:
         for key in [key for key in ELSEWHERE if key in values]:

@@ -15,23 +15,21 @@ from typing import Any
 
 import torch
 
+from rerankkit.answer_tokens import written_text
 from rerankkit.bill import Bill
 from rerankkit.errors import InputError, RunError
+from rerankkit.parts import Parts as Parts
+from rerankkit.parts import rows_of
 from rerankkit.prefixes import Beginnings, Shared, States, share, shared_by, whole
 from rerankkit.protocols import (
     AnswerReader,
     Ask,
-    Backbone,
     Batch,
-    Collator,
-    Formatter,
     Group,
-    Head,
     LateInteraction,
     Order,
     Reading,
     Row,
-    Strategy,
     Tokens,
     Writer,
 )
@@ -45,23 +43,12 @@ from rerankkit.truncation import TruncationWarnings
 from rerankkit.warnings import warn
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The five parts that make a reranker."""
-
-    formatter: Formatter
-    collator: Collator
-    backbone: Backbone
-    head: Head
-    strategy: Strategy
-
-
 def encode(parts: Parts, asks: Sequence[Ask]) -> list[Row]:
     """The tokens of each ask, with the beginning that a group's prompts have in common set apart.
 
     Training and ranking make the same rows, so a prompt cannot differ between them.
     """
-    rows = _rows(parts, asks)
+    rows = rows_of(parts, asks)
     if _shares(parts):
         share([ask.group for ask in asks], rows)
     return rows
@@ -188,7 +175,7 @@ class Scoring:
         order = sorted(range(len(asks)), key=lambda number: first[id(asks[number].group)])
         scores: list[list[float]] = [[] for _ in asks]
         numbers = iter(order)
-        for rows in rows_ahead([asks[number] for number in order], partial(_rows, self.parts)):
+        for rows in rows_ahead([asks[number] for number in order], partial(rows_of, self.parts)):
             some = [next(numbers) for _ in rows]
             questions = [_Question(asks[n], queries[n], row) for n, row in zip(some, rows, strict=True)]
             self._answer(questions)
@@ -354,7 +341,7 @@ class Scoring:
             for costs in self.bill.of(question.query):
                 costs.prefix_saved += len(question.row.shared)
                 costs.generated += len(tokens)
-        texts = self.parts.backbone.tokenizer.batch_decode(written, skip_special_tokens=True)
+        texts = [written_text(tokens, backbone.tokenizer) for tokens in written]
         return [head.read(text, row.labels) for text, row in zip(texts, rows, strict=True)]
 
     def _check(self, ask: Ask, reading: Reading) -> None:
@@ -372,11 +359,6 @@ class Scoring:
                 f"the model gave the score {scores} to query {ask.group.qid or ask.group.query[:60]!r}, document "
                 f"{names}; a score that is not finite cannot be ranked (fp16 overflows easily: try bf16 or fp32)"
             )
-
-
-def _rows(parts: Parts, asks: Sequence[Ask]) -> list[Row]:
-    tokenizer = parts.backbone.tokenizer
-    return parts.collator.encode([parts.formatter.format(ask, tokenizer) for ask in asks], tokenizer)
 
 
 def _shares(parts: Parts) -> bool:

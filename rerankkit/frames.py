@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from rerankkit.errors import InputError
 from rerankkit.prompt_tokens import tokenize
 from rerankkit.protocols import Prompt, Role
+from rerankkit.tokenizer_cache import cached
+from rerankkit.vocabulary import foreign_marker
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Frame:
         return ids, roles, types if self.text_types else None  # type: ignore[return-value]
 
 
-@lru_cache(maxsize=16)
+@cached
 def frame_of(tokenizer: Any, texts: int) -> Frame:
     """How a tokenizer frames one text, or a pair."""
     encoded = tokenizer(*["a"] * texts, return_token_type_ids=True)
@@ -52,6 +53,12 @@ def frame_of(tokenizer: Any, texts: int) -> Frame:
         types=tuple(tuple(types[b:e]) for b, e in zip(begins, ends, strict=True)),
         text_types=tuple(types[position] for position in first) if has_types else (),
     )
+
+
+def frames_each(tokenizer: Any) -> bool:
+    """Whether a tokenizer frames each text of a pair as it would frame it alone: `<s> query <s> document`."""
+    (before, behind), pair = frame_of(tokenizer, 1).fixed, frame_of(tokenizer, 2).fixed
+    return bool(before or behind) and pair == (before, (*behind, *before), behind)
 
 
 def tokenize_texts(
@@ -70,6 +77,8 @@ def marker_ids(text: str, tokenizer: Any) -> list[int]:
     if not text:
         return []
     entry = vocabulary_id(text, tokenizer)
+    if entry is None and (problem := foreign_marker(text, tokenizer.get_vocab())):
+        raise InputError(problem)
     ids = [entry] if entry is not None else tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids or tokenizer.unk_token_id in ids:
         raise InputError(f"this model's vocabulary cannot write the marker {text!r}; choose another, or none")

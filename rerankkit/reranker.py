@@ -28,7 +28,7 @@ from rerankkit.inputs import (
 from rerankkit.model_fingerprint import model_fingerprint
 from rerankkit.passages import Passages, by_best_passage
 from rerankkit.progress import quiet_libraries
-from rerankkit.protocols import Ask, Group, Pretrained, Ranked
+from rerankkit.protocols import Ask, Group, Pretrained, Ranked, Scaled
 from rerankkit.published import published_recipe
 from rerankkit.recipe import Recipe, build, load_recipe
 from rerankkit.score_cache import ScoreCache
@@ -218,13 +218,17 @@ class Reranker:
         documents with one another has none.
 
         Args:
-            normalize: Sigmoid of the scores, for display. Rankings never use it.
+            normalize: Sigmoid of the scores, for display; scores that are probabilities stay as they are, and those
+                that are no logits are refused. Rankings never use it.
             warnings: Whether what is cut or replaced is logged or an error; None is the reranker's own.
         """
         given = listed(pairs, PAIRS)
         if len(given) == 2 and all(isinstance(text, str) for text in given):
             given = [given]
         self._require_trained()
+        scaled = self.parts.head if normalize and isinstance(self.parts.head, Scaled) else None
+        if scaled is not None:
+            scaled.normalized([])  # what cannot be is refused before the work
         with collecting_as(warnings, self.warnings) as counted:
             groups: dict[str, Group] = {}
             asks = []
@@ -246,6 +250,8 @@ class Reranker:
             for costs in (self.costs, *self.bill.queries) if asks else ():
                 costs.depth = 1
             self.costs.warnings = dict(counted.counts)
+        if scaled is not None:
+            return scaled.normalized(scores)
         return torch.tensor(scores, dtype=torch.float64).sigmoid().tolist() if normalize else scores
 
     def encode(

@@ -28,6 +28,7 @@ from rerankkit.recipe import Recipe, build, fill, load_recipe, require
 from rerankkit.registry import registry
 from rerankkit.reranker import Reranker
 from rerankkit.sampling import TrainingGroups
+from rerankkit.starting_point import with_checkpoint_settings
 from rerankkit.stored_groups import StoredGroups
 from rerankkit.trainer import GroupTrainer, StopOnInterrupt, TrainingModule
 from rerankkit.warnings import collecting, say
@@ -93,6 +94,7 @@ def train(
     elif overrides:
         raise InputError("overrides go into load_recipe(path, overrides), not beside a recipe that is read already")
     require(recipe, "train")
+    recipe = with_checkpoint_settings(recipe)
     output = Path(output) if Path(output).name not in ("", "..") else Path(os.path.abspath(output))
     work = output.with_name(output.name + ".training")
     with quiet_libraries():

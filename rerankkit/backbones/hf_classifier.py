@@ -92,7 +92,7 @@ class HFClassifier:
         self.untrained = False
         self._adapter = lora
         self._model = model
-        self._reads_last_token = "score" in head_names(model)
+        self.reads_last_token = "score" in head_names(model)
 
     def read_shared(self, shared: Tokens, before: Sequence[Any] = ()) -> list[Any]:
         """A classifier reads whole pairs; there is nothing to read apart."""
@@ -100,7 +100,7 @@ class HFClassifier:
 
     def hidden(self, batch: Batch, states: Sequence[Any] | None = None) -> Hidden:
         """The classifier's logits, in place of hidden states. [rows, 1, labels]"""
-        if not self._reads_last_token:
+        if not self.reads_last_token:
             return Hidden(self.module(**pretrained.model_inputs(self._model, batch.tokens)).logits.unsqueeze(1))
         pad = self._model.config.get_text_config().pad_token_id
         if pad is None or pad < 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rerankkit.answer_tokens import choice_ids, scored_tokens, sequences
+from rerankkit.answer_tokens import asked_ids, scored_tokens, sequences
 from rerankkit.errors import InputError
 from rerankkit.frames import frame_of
 from rerankkit.limits import LimitedCollator, Limits, cut_tokens, cuts, document_numbers
@@ -90,7 +90,7 @@ def _row(prompt: Prompt, read: Tokenized, own: Tokenized, limits: Limits, tokeni
         shared=tuple(read.ids[i] for i in kept[0]),
         scored=scored_tokens(prompt, [own.pieces[i] + first if own.pieces[i] >= 0 else -1 for i in kept[1]]),
         labels=prompt.labels,
-        choices=choice_ids(before, prompt.choices, tokenizer),
+        choices=asked_ids(before, prompt, tokenizer),
         cut_query=cut_tokens(read.roles, kept[0], "query") + cut_tokens(own.roles, kept[1], "query"),
         cut_document=cut_tokens(read.roles, kept[0], "document") + cut_tokens(own.roles, kept[1], "document"),
         cuts=cuts(read.roles, read.pieces, kept[0], limits, documents)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from rerankkit.limits import require_room
 from rerankkit.prompt_tokens import padded
 from rerankkit.protocols import Batch, Prompt, Row, Tokens
 from rerankkit.registry import registry
+from rerankkit.vocabulary import foreign_marker
 
 _NAME = "late_interaction.v1"
 
@@ -67,6 +68,15 @@ class LateInteractionCollator:
         for name, limit in {"query_max_length": query_max_length, "document_max_length": document_max_length}.items():
             if limit < 4:
                 yield name, f"must be at least 4, to hold a token beside marker and frame; got {limit}"
+
+    @staticmethod
+    def check_vocabulary(
+        entries: Collection[str], query_marker: str = query_marker, document_marker: str = document_marker
+    ) -> Iterator[tuple[str, str]]:
+        """Say which markers the vocabulary of the recipe's model has not."""
+        for name, marker in {"query_marker": query_marker, "document_marker": document_marker}.items():
+            if problem := foreign_marker(marker, entries):
+                yield name, problem
 
     def encode(self, prompts: Sequence[Prompt], tokenizer: Any) -> list[Row]:
         require_room(self.query_max_length, tokenizer.model_max_length, _NAME, "query_max_length")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rerankkit.answer_tokens import choice_ids, scored_tokens, sequences
+from rerankkit.answer_tokens import asked_ids, scored_tokens, sequences
 from rerankkit.errors import InputError
 from rerankkit.limits import LimitedCollator, Limits, cut_tokens, cuts, document_numbers
 from rerankkit.prompt_tokens import Tokenized, tokenize
@@ -57,7 +57,7 @@ def _row(prompt: Prompt, text: Tokenized, limits: Limits, tokenizer: Any) -> Row
         roles=[text.roles[i] for i in kept],
         scored=scored_tokens(prompt, [text.pieces[i] for i in kept]),
         labels=prompt.labels,
-        choices=choice_ids(last.text if last.role == "fixed" else "", prompt.choices, tokenizer),
+        choices=asked_ids(last.text if last.role == "fixed" else "", prompt, tokenizer),
         cut_query=cut_tokens(text.roles, kept, "query"),
         cut_document=cut_tokens(text.roles, kept, "document"),
         cuts=cuts(text.roles, text.pieces, kept, limits, document_numbers(prompt)),
