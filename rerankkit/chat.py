@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from rerankkit.chat_markers import disarmed
@@ -18,10 +17,10 @@ Variables = Mapping[str, Any]
 """What a recipe gives a chat template beside the turns, by name."""
 _MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
 _ROLES = (("system", "user", "assistant", "user"), ("user", "assistant", "user"), ("user",))
-_CLOCKS = (datetime(2001, 2, 3, 4, 5, 6), datetime(2032, 11, 28, 19, 47, 58))
-"""Two moments that have no number or name in common."""
 _CLOCK = "strftime_now"
 """What chat templates ask for the time by."""
+_MOMENTS = ("one moment, as ", "another moment, as ")
+"""What it answers here, before the format that it is asked for."""
 _DATES = re.compile(r"(\w*(?:date|today)\w*)\s+is\s+(?:not\s+)?defined")
 _TAKEN = (
     "messages", "conversation", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize", "padding",
@@ -108,7 +107,7 @@ def _plain_text_between(tokenizer: Any, variables: str) -> tuple[str, ...]:
     texts = []
     for roles in _ROLES:
         try:  # many templates refuse a system turn
-            before, *after = _around(tokenizer, roles, "", "chat", json.loads(variables), _CLOCKS[0])
+            before, *after = _around(tokenizer, roles, "", "chat", json.loads(variables), _MOMENTS[0])
         except InputError:
             continue
         texts += [before.rstrip().rpartition("\n")[2], *after]
@@ -137,7 +136,7 @@ def frame(
 
 @cached
 def _frame(tokenizer: Any, roles: tuple[str, ...], system: str, part: str, variables: str) -> tuple[str, ...]:
-    now, later = (_around(tokenizer, roles, system, part, json.loads(variables), clock) for clock in _CLOCKS)
+    now, later = (_around(tokenizer, roles, system, part, json.loads(variables), moment) for moment in _MOMENTS)
     if now != later:
         known = _DATES.findall(str(tokenizer.chat_template))
         raise InputError(
@@ -153,7 +152,7 @@ def _stored(variables: Variables | None) -> str:
 
 
 def _around(
-    tokenizer: Any, roles: Sequence[str], system: str, part: str, variables: Variables, clock: datetime
+    tokenizer: Any, roles: Sequence[str], system: str, part: str, variables: Variables, moment: str
 ) -> tuple[str, ...]:
     """The text around turns as it is written at a moment; some templates want a turn's content as a list of parts."""
     from jinja2 import TemplateError
@@ -161,13 +160,17 @@ def _around(
     marks = [f"{_MARK}turn {number}{_MARK}" for number in range(len(roles))]
     said = [("system", system)] if system else []
     said += zip(roles, marks, strict=True)
-    fixed = variables.get(_CLOCK)
-    given = {**variables, _CLOCK: clock.strftime if fixed is None else lambda _: str(fixed)}
+    time = json.dumps(str(variables[_CLOCK])) if _CLOCK in variables else f'"{moment}" ~ format'
+    # a macro takes the place of the function of its name; the line break behind it is the macro's
+    template = f"{{% macro {_CLOCK}(format) %}}{{{{ {time} }}}}{{% endmacro %}}\n{tokenizer.get_chat_template()}"
+    given = {name: value for name, value in variables.items() if name != _CLOCK}
     problem = ""
     for content in (str, _as_parts):
         turns = [{"role": role, "content": content(text)} for role, text in said]
         try:
-            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **given)
+            text = tokenizer.apply_chat_template(
+                turns, chat_template=template, tokenize=False, add_generation_prompt=True, **given
+            )
         except TemplateError as error:
             problem = problem or f"the model's chat template refuses these turns: {error}"
         except Exception as error:  # what a template does with what it is not made for

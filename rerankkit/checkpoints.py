@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from pathlib import Path
 
+from rerankkit import files
 from rerankkit.folder_cache import sha256_of
 
 logger = logging.getLogger("rerankkit")
@@ -17,18 +17,17 @@ SEAL = "complete.json"
 def seal(folder: Path) -> None:
     """Record every file of a finished checkpoint."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != SEAL]
-    unsealed = folder / f"{SEAL}.part"
-    unsealed.write_text(json.dumps({str(path.relative_to(folder)): sha256_of(path) for path in paths}, indent=1))
-    os.replace(unsealed, folder / SEAL)
+    digests = {str(path.relative_to(folder)): sha256_of(path) for path in paths}
+    files.write(folder / SEAL, [json.dumps(digests, indent=1)])
 
 
 def is_complete(folder: Path) -> bool:
     """Whether a checkpoint was sealed and its files are still what they were."""
     try:
-        files = json.loads((folder / SEAL).read_text())
-        if not isinstance(files, dict) or not files:
+        digests = json.loads((folder / SEAL).read_text())
+        if not isinstance(digests, dict) or not digests:
             return False
-        return all(sha256_of(folder / name) == digest for name, digest in files.items())
+        return all(sha256_of(folder / name) == digest for name, digest in digests.items())
     except (OSError, ValueError):
         return False
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from rerankkit import files
 from rerankkit.errors import InputError, Interrupted, RunError
 from rerankkit.warnings import be_strict, collecting, counts, forget, say, summary
 
@@ -156,7 +157,7 @@ def rank(
         groups = ranking.in_order(ranking.file_groups(queries, docs, run, top), first_stage_order, seed)
         reranker = _load(model, overrides, code, trust_code)
         ranking.rank_into(output, reranker, groups, interpolate, tag, cache, costs, ranking.in_passages(passages))
-        _done(f"wrote {output}")
+        _done(f"wrote {output}", err=files.is_standard_output(output))
 
 
 @app.command()
@@ -185,6 +186,8 @@ def evaluate(
     names, overrides = evaluating.labels(systems), _overrides(context)
     weight, wanted = evaluating.parse_weight(interpolate), evaluating.parse_measures(measures)
     ranking.require_apart(context.params)
+    if files.is_standard_output(output):
+        raise InputError(f"--output {output}: the comparison is printed there; give the name of a file")
     given = evaluating.read_groups(data, split, top, run, limit) if data else None
     models = {
         name: Path(system) if evaluating.is_run(system) else _load(system, overrides, code, trust_code)
@@ -332,10 +335,14 @@ def _load_code(files: list[str] | None) -> None:
         load_code(file)
 
 
-def _done(line: str) -> None:
-    """Print a command's last line, with the counts of what was warned of; the warnings themselves come before it."""
+def _done(line: str, err: bool = False) -> None:
+    """Print a command's last line, with the counts of what was warned of; the warnings themselves come before it.
+
+    Args:
+        err: Print it on stderr, as stdout has the output itself.
+    """
     say()
-    typer.echo(f"{line}{summary()}")
+    typer.echo(f"{line}{summary()}", err=err)
 
 
 def _print_json(report: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from rerankkit.bm25 import BM25
 from rerankkit.errors import InputError
 from rerankkit.protocols import Group
 from rerankkit.text_files import document_lines, query_lines
-from rerankkit.trec import Qrels, Run, best_first, ranked_scores, read_run, run_line
+from rerankkit.trec import Qrels, Run, best_first, ranked_scores, read_run, run_place
 from rerankkit.warnings import warn
 
 QUERY_IDS = ("_id", "id", "qid", "query_id")
@@ -127,21 +127,27 @@ def candidates_from_bm25(corpus: dict[str, str], queries: dict[str, str], k: int
     }
 
 
-def candidates_from_run(path: str | Path, corpus: dict[str, str], queries: dict[str, str], k: int | None = None) -> Run:
-    """The best `k` documents of each query by a TREC run; a run that names what the files lack is refused."""
+def candidates_from_run(
+    path: str | Path, corpus: dict[str, str], queries: dict[str, str], k: int | None = None, run: Run | None = None
+) -> Run:
+    """The best `k` documents of each query by a TREC run; a run that names what the files lack is refused.
+
+    Args:
+        run: What the file holds, where it is read already.
+    """
     if k is not None:
         require_positive(k, "candidates")
-    run = read_run(path)
+    run = read_run(path) if run is None else run
     strangers = [qid for qid in run if qid not in queries]
     if strangers:
         raise InputError(
-            f"{path}:{run_line(path, 0, strangers[0])}: query {strangers[0]!r} is not among the queries "
+            f"{run_place(path, 0, strangers[0])}: query {strangers[0]!r} is not among the queries "
             f"({len(strangers)} of {len(run)} are not); give the queries that the run was made for"
         )
     missing = [docid for scores in run.values() for docid in scores if docid not in corpus]
     if missing:
         raise InputError(
-            f"{path}:{run_line(path, 2, missing[0])}: document {missing[0]!r} is not in the corpus "
+            f"{run_place(path, 2, missing[0])}: document {missing[0]!r} is not in the corpus "
             f"({len(missing)} ranked documents are not); give the corpus that the run was made for"
         )
     return {

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rerankkit import files
 from rerankkit.errors import InputError
 from rerankkit.evaluate import (
     MEASURES,
@@ -25,7 +26,7 @@ from rerankkit.recipe import build
 from rerankkit.registry import registry
 from rerankkit.screen import console
 from rerankkit.tables import describe, render
-from rerankkit.trec import Run, read_run
+from rerankkit.trec import Run, read_run, write_run
 
 logger = logging.getLogger("rerankkit")
 Models = dict[str, Any]
@@ -100,7 +101,7 @@ def evaluate(
     output: Path | None,
 ) -> Comparison:
     """Rank the groups with every model and compare the runs, the first stage's beside them."""
-    from rerankkit.ranking import require_place, rerank, write
+    from rerankkit.ranking import rerank
 
     first = first_run(groups)
     if weight is not None and first is None:
@@ -111,7 +112,7 @@ def evaluate(
     if not isinstance(weight, str):
         mixed = [] if weight is None else [_mixed(name, weight) for name in models if name not in given]
         _among(baseline, [*runs, *models, *mixed])
-    require_place(output)
+    files.require_place(output)
     for name, model in models.items():
         runs[name] = given[name] if name in given else rerank(model, groups, None)
         if weight is not None and first is not None and name not in given:
@@ -121,7 +122,7 @@ def evaluate(
     wanted = measures or (recipe.settings("evaluation").measures if recipe else MEASURES)
     comparison = compare(runs, qrels_of(groups), wanted, _among(baseline, list(runs)))
     if output is not None:
-        write(list(runs.values())[-1], output)
+        write_run(list(runs.values())[-1], output)
     return comparison
 
 

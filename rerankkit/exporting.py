@@ -12,13 +12,13 @@ from typing import Any, Literal, get_args
 import torch
 from safetensors.torch import save_file
 
-from rerankkit import saving
 from rerankkit.backbones.hf_causal import HFCausal
 from rerankkit.backbones.hf_classifier import HFClassifier
 from rerankkit.collators.late_interaction import LateInteractionCollator
 from rerankkit.collators.pair import PairCollator
 from rerankkit.engine import Parts
 from rerankkit.errors import InputError
+from rerankkit.files import explaining, new_folder
 from rerankkit.formatters.pair import Pair
 from rerankkit.frames import vocabulary_id
 from rerankkit.heads.maxsim import MaxSim
@@ -46,7 +46,7 @@ def export(parts: Parts, folder: Path, layout: str) -> None:
     }
     if layout not in writers:
         raise InputError(f"no layout {layout!r}; known are {', '.join(get_args(Layout))}")
-    with saving.written_whole(folder) as unfinished:
+    with explaining(folder), new_folder(folder) as unfinished:
         writers[layout](parts, unfinished)
 
 

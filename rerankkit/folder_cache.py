@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from rerankkit.errors import RunError
+from rerankkit.files import is_full, new_folder, write
 
 MANIFEST = "manifest.json"
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +134,8 @@ def _check_source_again(folder: Path, product: Product) -> None:
     if manifest.get("source") == seen:
         return
     check_sha256(product.source, product.sha256, product.remedy)
-    with contextlib.suppress(OSError):  # a cache that this user may only read is fine, it is hashed again next time
-        note = folder / f"{MANIFEST}.{os.getpid()}"
-        note.write_text(json.dumps({**manifest, "source": seen}, indent=1), "utf-8")
-        note.replace(folder / MANIFEST)
+    with contextlib.suppress(RunError):  # a cache that this user may only read is fine, it is hashed again next time
+        write(folder / MANIFEST, [json.dumps({**manifest, "source": seen}, indent=1)])
 
 
 def glance(source: Path) -> dict[str, int]:
@@ -168,45 +166,22 @@ def _make(folder: Path, product: Product) -> None:
     free = shutil.disk_usage(folder.parent).free
     if free < product.size:
         raise OSError(errno.ENOSPC, f"{free:,} bytes are free")
-    temporary = folder.parent / f".{folder.name}.tmp-{os.getpid()}"
-    temporary.mkdir()
     try:
-        with _busy(product.doing):
-            product.make(temporary)
-            _write_manifest(temporary, product)
-        if folder.exists():
-            folder.rename(folder.parent / f".{folder.name}.tmp-old")
-        temporary.rename(folder)
-        _flush(folder.parent)
-    except OSError:
-        raise
+        with new_folder(folder, replace=True) as unfinished, _busy(product.doing):
+            product.make(unfinished)
+            _write_manifest(unfinished, product)
     except Exception as error:
-        # safetensors reports a failed write by an exception of its own, with the number in its text
-        if any(f"os error {number}" in str(error) for number in _NO_SPACE):
+        if is_full(error):
             raise OSError(errno.ENOSPC, str(error)) from error
         raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        _sweep(folder)
 
 
 def _write_manifest(folder: Path, product: Product) -> None:
     files: dict[str, Any] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": sha256_of(path)}
-        _flush(path)
     manifest = {"source": glance(product.source), "source_sha256": product.sha256, "files": files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
-    _flush(folder / MANIFEST)
-    _flush(folder)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -227,7 +202,7 @@ def _busy(doing: str) -> Iterator[None]:
 def _unwritable(error: OSError, product: Product) -> RunError:
     where = cache_folder()
     elsewhere = "or set RERANKKIT_CACHE to a folder on another disk"
-    if error.errno in _NO_SPACE:
+    if is_full(error):
         return RunError(
             f"no space left in {where}: {product.key} needs about {product.size:,} bytes ({error.strerror}); "
             f"free some, {elsewhere}"

@@ -16,15 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rerankkit.csv_lines import read_csv
+from rerankkit.csv_lines import read_csv, read_tsv_table
 from rerankkit.errors import InputError, RunError
+from rerankkit.files import PACKED, is_stream, without_packing
 from rerankkit.json_arrays import read_objects
 from rerankkit.jsonl_lines import Line, nearest
 from rerankkit.weights import hub_or_cache, is_hub_id
 
 Rows = Callable[[], Iterator[Line]]
-JSON = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
-CSV = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+JSON = (".json", ".jsonl")
 TYPED = ("parquet", "arrow")
 
 
@@ -40,6 +40,8 @@ def dataset_rows(path: str, config: str | None, split: str, numbers: Collection[
         raise InputError(f"{path} has no configs; leave config = {config!r} out")
     if saved:
         return _saved_rows(path, source, split)
+    if is_stream(source):
+        raise InputError(f"{path} is no regular file, and hf_dataset.v1 knows a file's form by its name; use jsonl.v1")
     if source.is_file():
         return _file_rows(path, source, split, numbers)
     if not source.is_dir() and not is_hub_id(path):
@@ -66,15 +68,17 @@ def _saved_rows(path: str, source: Path, split: str) -> Rows:
 
 def _file_rows(path: str, file: Path, split: str, numbers: Collection[str]) -> Rows:
     _require_split(path, split, ["train"])
-    name = file.name.lower()
+    name = without_packing(file.name.lower())
     if name.endswith(JSON):
         return partial(read_objects, file)
-    if name.endswith(CSV):
-        return partial(read_csv, file, "\t" if ".tsv" in name else ",", numbers)
+    if name.endswith((".csv", ".tsv")):
+        return partial(read_tsv_table if name.endswith(".tsv") else read_csv, file, numbers)
     kind = file.suffix.lower().removeprefix(".")
     if kind not in TYPED:
-        known = [*(f".{typed}" for typed in TYPED), *JSON, *CSV]
-        raise InputError(f"{path}: hf_dataset.v1 reads files that end in {', '.join(known)}")
+        known = [*(f".{typed}" for typed in TYPED), *JSON, ".csv", ".tsv"]
+        raise InputError(
+            f"{path}: hf_dataset.v1 reads files that end in {', '.join(known)}, text also with {', '.join(PACKED)}"
+        )
     import datasets
 
     with _explained(path):
@@ -96,7 +100,8 @@ def _found_rows(path: str, folder: Path | None, config: str | None, split: str, 
         if kind not in ("json", "csv"):
             raise InputError(f"{path} holds {kind} files; hf_dataset.v1 reads parquet, arrow, JSON and CSV")
         local = datasets.DownloadManager().download([str(file) for file in files[split]])
-    read: Any = read_objects if kind == "json" else partial(read_csv, separator=builder.config.sep, numbers=numbers)
+    table = read_tsv_table if kind == "csv" and builder.config.sep == "\t" else read_csv
+    read: Any = read_objects if kind == "json" else partial(table, numbers=numbers)
     return partial(_text_rows, read, list(zip(map(Path, local), map(str, files[split]), strict=True)))
 
 

@@ -3,40 +3,43 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rerankkit.errors import InputError
-from rerankkit.jsonl_lines import DAMAGE, DECODER, Line, checked, complaint, damaged, open_file, read_lines, refusing
+from rerankkit.files import begun, open_file, unreadable
+from rerankkit.jsonl_lines import DECODER, Line, checked, complaint, read_lines, refusing, text_lines
 
 CHUNK = 1 << 20
-HEAD = 1 << 10
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def read_objects(path: str | Path) -> Iterator[Line]:
     """Yields the objects of a file of JSON Lines, or of one JSON array, whose text is read piece by piece."""
     path = Path(path)
-    is_array = False
-    with contextlib.suppress(*DAMAGE), open_file(path) as file:  # to be told with its line
-        is_array = file.read(HEAD).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
-    return _Array(path).objects() if is_array else read_lines(path)
+    try:
+        head, file = begun(open_file(path))
+    except OSError as error:
+        raise unreadable(path, 0, error) from error
+    if head.lstrip().startswith(b"["):
+        yield from _Array(path, file).objects()
+    else:
+        yield from read_lines(path, text_lines(path, file))
 
 
 class _Array:
     """The text of an array from `_at` on, as far as it is read."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path, self._file = path, file
         self._text, self._at = "", 0
         self._line, self._counted = 1, 0  # lines are counted up to there, not from the start each time
 
     def objects(self) -> Iterator[Line]:
-        with open_file(self._path) as self._file:
+        with self._file:
             self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
             self._ended = False
             self._skip("[")
@@ -89,8 +92,8 @@ class _Array:
         self._text, self._at, self._counted = self._text[self._at :], 0, 0
         try:
             data: Any = self._file.read(max(CHUNK, len(self._text)))
-        except DAMAGE as error:
-            raise damaged(self._path, self._number(len(self._text)), error) from error
+        except OSError as error:
+            raise unreadable(self._path, self._number(len(self._text)), error) from error
         self._ended = not data
         try:
             self._text += self._decoder.decode(data, self._ended)

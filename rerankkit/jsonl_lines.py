@@ -1,4 +1,4 @@
-"""Reads JSON Lines, plain or gzip, one checked object at a time, and says file and line of everything that is wrong.
+"""Reads JSON Lines, plain or packed, one checked object at a time, and says file and line of everything that is wrong.
 
 Text stays text: "2024-01-01" and "007" arrive as they are written, and a number where text belongs is refused.
 """
@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import gzip
 import json
 import math
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rerankkit.errors import InputError
+from rerankkit.files import open_file, unreadable
 
-DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile)
+Texts = Iterable[tuple[int, str]]
+"""Lines of a file, each with its number."""
 _KINDS = {
     str: "text",
     bool: "true or false",
@@ -125,11 +125,15 @@ class Line:
         return f"{title} {self.text(key)}" if title else self.text(key)
 
 
-def read_lines(path: str | Path) -> Iterator[Line]:
-    """Yields the objects of a JSON Lines file, reading one line at a time; empty lines are skipped but counted."""
+def read_lines(path: str | Path, lines: Texts | None = None) -> Iterator[Line]:
+    """Yields the objects of a JSON Lines file, reading one line at a time; empty lines are skipped but counted.
+
+    Args:
+        lines: Those of the file, where it is open already.
+    """
     path = Path(path)
     some = False
-    for number, text in text_lines(path):
+    for number, text in text_lines(path) if lines is None else lines:
         if text.strip():
             some = True
             yield Line(path, number, _parse(text, f"{path}:{number}"))
@@ -137,13 +141,17 @@ def read_lines(path: str | Path) -> Iterator[Line]:
         raise InputError(f"{path}: the file is empty; expected one JSON object on each line")
 
 
-def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Yields number and text of each line of a UTF-8 file, plain or gzip; only a line feed ends a line."""
+def text_lines(path: str | Path, file: BinaryIO | None = None) -> Iterator[tuple[int, str]]:
+    """Yields number and text of each line of a UTF-8 file, plain or packed; only a line feed ends a line.
+
+    Args:
+        file: The file, where it is open already.
+    """
     path = Path(path)
     number = 0
     try:
-        with open_file(path) as file:
-            for number, raw in enumerate(file, start=1):
+        with open_file(path) if file is None else file as opened:
+            for number, raw in enumerate(opened, start=1):
                 try:
                     text = raw.decode("utf-8")
                 except UnicodeDecodeError as error:
@@ -156,33 +164,8 @@ def text_lines(path: str | Path) -> Iterator[tuple[int, str]]:
                         raise InputError(f"{path}:{number}: a byte-order mark inside the file; remove it")
                     text = text[1:]
                 yield number, text
-    except DAMAGE as error:
-        raise damaged(path, number, error) from error
-
-
-def damaged(path: Path, number: int, error: BaseException) -> InputError:
-    """The error to raise where gzip data cannot be read on after a line."""
-    return InputError(
-        f"{path}: the gzip data breaks off or is damaged after line {number} ({error}); get the file again"
-    )
-
-
-def open_file(path: Path) -> Any:
-    """The bytes of a file, plain or gzip."""
-    try:
-        with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-        return gzip.open(path, "rb") if packed else path.open("rb")
-    except FileNotFoundError:
-        raise InputError(f"no such file: {path}{_nearest_file(path)}") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder; expected a file") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _nearest_file(path: Path) -> str:
-    return nearest(sorted(p.name for p in path.parent.iterdir()), [path.name]) if path.parent.is_dir() else ""
+        raise unreadable(path, number, error) from error
 
 
 def complaint(error: json.JSONDecodeError) -> str:

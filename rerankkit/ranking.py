@@ -16,6 +16,7 @@ from typing import Any, Literal
 from rich.table import Table
 from rich.text import Text
 
+from rerankkit import files
 from rerankkit.collection import (
     Collection,
     candidates_from_bm25,
@@ -23,7 +24,7 @@ from rerankkit.collection import (
     read_corpus,
     read_queries,
 )
-from rerankkit.errors import InputError, Interrupted, RunError
+from rerankkit.errors import InputError, Interrupted
 from rerankkit.evaluate import first_run, interpolate, prepare, reordered, run_of
 from rerankkit.passages import Passages
 from rerankkit.progress import Bar
@@ -32,7 +33,7 @@ from rerankkit.recipe import build
 from rerankkit.reranker import Reranker
 from rerankkit.score_cache import ScoreCache
 from rerankkit.screen import console, line_of
-from rerankkit.trec import Run, best_first, read_run, require_word, write_run, write_whole
+from rerankkit.trec import Run, best_first, read_run, require_word, write_run
 from rerankkit.warnings import counts, warn
 
 logger = logging.getLogger("rerankkit")
@@ -45,9 +46,10 @@ READ, WRITTEN = ("model", "systems", "queries", "docs", "data", "run"), ("output
 def file_groups(queries: Path, docs: Path, run: Path | None, top: int) -> list[Group]:
     """The candidates of every query of a file: by a TREC run, else by BM25 over all documents. A query without one is
     left out with a warning, as a run has no line for it."""
-    named = {docid for scores in read_run(run).values() for docid in scores} if run else None
+    first = read_run(run) if run else None
+    named = {docid for scores in first.values() for docid in scores} if first else None
     asked, corpus = read_queries(queries), read_corpus(docs, named)
-    found = candidates_from_run(run, corpus, asked, top) if run else candidates_from_bm25(corpus, asked, top)
+    found = candidates_from_run(run, corpus, asked, top, first) if run else candidates_from_bm25(corpus, asked, top)
     without = [qid for qid in asked if not found.get(qid)]
     if len(without) == len(asked):
         raise InputError(f"{docs}: no document has a word of any query of {queries}, so there is nothing to rank")
@@ -158,27 +160,30 @@ def rank_into(
         kept: A file of answers that stays; else one beside the output, which goes when the run is there.
         costs: A file for what each query cost.
     """
-    path = kept or output.with_name(f"{output.name}.answers")
+    path = kept
+    if kept is None and not files.is_stream(output):  # beside a pipe or a device there is no place for answers
+        path = output.with_name(f"{output.name}.answers")
     require_apart({"cache": path, "costs": costs})
     for file in (output, path, costs):
-        require_place(file)
+        files.require_place(file)
+    before = 0
     try:
-        with contextlib.closing(ScoreCache(path)) as cache:
-            if before := len(cache):
+        with contextlib.nullcontext() if path is None else contextlib.closing(ScoreCache(path)) as cache:
+            if before := len(cache or ()):
                 logger.info("going on with the %d answers in %s", before, path)
             try:
                 run = rerank(reranker, groups, weight, cache, passages)
             finally:
-                if kept is None and not len(cache):
+                if path is not None and kept is None and not len(cache or ()):
                     path.unlink(missing_ok=True)  # nothing was answered, so nothing can be gone on from
     except KeyboardInterrupt:
-        raise Interrupted("interrupted; the same command goes on from here") from None
+        again = "the same command goes on from here" if path else "--cache FILE keeps answers, to go on from there"
+        raise Interrupted(f"interrupted; {again}") from None
     write_run(run, output, tag)
     if costs is not None:
-        write_whole(
-            costs, [json.dumps(reranker.bill.as_dict([group.qid for group in groups], counts()), indent=1), "\n"]
-        )
-    if kept is None:
+        bill = reranker.bill.as_dict([group.qid for group in groups], counts())
+        files.write(costs, [json.dumps(bill, indent=1), "\n"])
+    if path is not None and kept is None:
         path.unlink(missing_ok=True)
     if before:
         logger.info("%d answers were at hand, %d prompts were asked", reranker.costs.cached, reranker.costs.prompts)
@@ -196,10 +201,11 @@ def require_apart(options: Mapping[str, Any]) -> None:
     for option in READ:
         given = options.get(option) or ()
         for path in map(Path, [given] if isinstance(given, str | Path) else given):
-            taken |= {os.path.realpath(file): option for file in _files_of(path)}
+            taken |= {files.same_place(file, written=False): option for file in _files_of(path)}
     for option in WRITTEN:
         if chosen := options.get(option):
-            if other := taken.get(place := os.path.realpath(chosen)):
+            place = files.same_place(chosen, written=True)
+            if (other := taken.get(place)) and place != os.devnull:
                 raise InputError(f"{option} and {other} are one file, {chosen}; give the {option} a name of its own")
             taken[place] = option
 
@@ -207,28 +213,8 @@ def require_apart(options: Mapping[str, Any]) -> None:
 def _files_of(path: Path) -> Iterator[Path]:
     """A file, or those that are read of a BEIR folder."""
     yield path
-    yield from (path / f"{name}{ending}" for name in BEIR_FILES for ending in ("", ".gz"))
+    yield from (path / f"{name}{ending}" for name in BEIR_FILES for ending in ("", *files.PACKED))
     yield from (path / "qrels").glob("*.tsv")
-
-
-def require_place(file: Path | None) -> None:
-    """Refuse a file that could not be written, before the work; its folder is made."""
-    if file is None:
-        return
-    if file.is_dir():
-        raise InputError(f"{file} is a folder; give the name of a file")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{file}: its folder cannot be made: {error.strerror}") from error
-    if not os.access(file.parent, os.W_OK):
-        raise RunError(f"{file}: nothing can be written to its folder, which is read-only or not yours; name another")
-
-
-def write(run: Run, output: Path) -> None:
-    """Write a run whole or not at all."""
-    require_place(output)
-    write_run(run, output)
 
 
 def show(run: Run, groups: Sequence[Group], count: int) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from rerankkit import files
 from rerankkit.checking import PARTS, SETTINGS, Checker, Purpose, component_keys
 from rerankkit.errors import InputError, RunError
 from rerankkit.filling import Writer
@@ -184,4 +185,4 @@ def fill(recipe: Recipe) -> str:
 
 def write(recipe: Recipe, path: str | Path) -> None:
     """Write the filled recipe to a file."""
-    Path(path).write_text(fill(recipe), encoding="utf-8")
+    files.write(path, [fill(recipe)])

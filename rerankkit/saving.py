@@ -11,14 +11,8 @@ README.md          a model card
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
-import os
-import re
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +20,7 @@ import safetensors.torch
 
 from rerankkit import __version__
 from rerankkit.errors import InputError, RunError
+from rerankkit.files import explaining, new_folder
 from rerankkit.folder_cache import sha256_of
 from rerankkit.problems import RecipeError
 from rerankkit.recipe import Recipe, fill, load_recipe
@@ -42,46 +37,8 @@ def save(reranker: Reranker, folder: Path, notes: str = "") -> None:
     """Write the folder: it is there whole or not at all."""
     if reranker.recipe is None:
         raise InputError("this reranker was not built from a recipe, so it cannot be saved; use Reranker.from_recipe")
-    with written_whole(folder) as unfinished:
+    with explaining(folder), new_folder(folder) as unfinished:
         _write(reranker, reranker.recipe, unfinished, notes)
-
-
-@contextlib.contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
-    """A folder beside its place to write into, which takes its place once it is complete."""
-    folder = folder.resolve()
-    require_free(folder)
-    with _writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            yield unfinished
-            unfinished.chmod(0o755)
-            if folder.exists():
-                folder.rmdir()
-            os.replace(unfinished, folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Says what could not be written, and why; safetensors and tokenizers hide the system's error in their text."""
-    try:
-        yield
-    except Exception as error:
-        full = any(re.search(rf"(os error|Errno) {code}\b", str(error)) for code in (errno.ENOSPC, errno.EDQUOT))
-        if full:
-            raise RunError(f"the disk of {folder.parent} is full; free some space and save again") from error
-        if isinstance(error, OSError) or "os error" in str(error):
-            raise RunError(f"{folder} cannot be written: {error}") from error
-        raise
-
-
-def require_free(folder: Path) -> None:
-    """Refuse a place that already holds something."""
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise InputError(f"{folder} already exists and is not empty; give another --output, or remove it first")
 
 
 def is_saved(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rerankkit.errors import InputError, RunError
+from rerankkit.files import is_stream
 from rerankkit.protocols import Reading, Row
 
 _OURS = 0x72726B31
@@ -28,6 +29,8 @@ class ScoreCache:
         self.path = Path(path)
         if not self.path.parent.is_dir():
             raise InputError(f"{self.path}: there is no folder {self.path.parent} to keep a score cache in; create it")
+        if is_stream(self.path):
+            raise InputError(f"{self.path} is no regular file, so no score cache can be kept in it; name another")
         with self._explained():
             # without isolation_level each statement is its own transaction, unless one is begun
             self._file = sqlite3.connect(self.path, _PATIENCE, isolation_level=None, check_same_thread=False)

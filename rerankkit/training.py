@@ -16,12 +16,13 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from rerankkit import engine, saving
+from rerankkit import engine
 from rerankkit.batches import training_batch, warn_of_truncation
 from rerankkit.checkpoints import latest
 from rerankkit.engine import Parts
 from rerankkit.errors import InputError, RunError
 from rerankkit.evaluate import prepare
+from rerankkit.files import require_free
 from rerankkit.progress import Bar, quiet_libraries
 from rerankkit.protocols import Group, Loss, Taught
 from rerankkit.recipe import Recipe, build, fill, load_recipe, require
@@ -286,7 +287,7 @@ def _remove(path: Path) -> None:
 def _checkpoint(output: Path, work: Path, resume: bool, overwrite: bool) -> Path | None:
     """Where to go on from, if at all; refuses to touch what an earlier training left unless told what to do."""
     if not overwrite:
-        saving.require_free(output)
+        require_free(output)
     if overwrite and not resume:
         return None
     found = latest(work)

@@ -7,14 +7,13 @@ lie below the one before it, it becomes the next smaller float32. All tools then
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from rerankkit.errors import InputError, RunError
+from rerankkit import files
+from rerankkit.errors import InputError
 from rerankkit.jsonl_lines import text_lines
 
 Run = dict[str, dict[str, float]]
@@ -91,10 +90,12 @@ def read_run(path: str | Path) -> Run:
     return {qid: {docid: scores[docid] for docid in best_first(scores)} for qid, scores in run.items()}
 
 
-def run_line(path: str | Path, column: int, value: str) -> int:
-    """The number of the first line of a run with this value in a column, for messages."""
+def run_place(path: str | Path, column: int, value: str) -> str:
+    """File and line where a run first has this value in a column, for messages; a pipe cannot be read again."""
+    if files.is_stream(path):
+        return str(path)
     rows = ((number, _fields(text)) for number, text in text_lines(path))
-    return next(number for number, fields in rows if fields and fields[column] == value)
+    return f"{path}:{next(number for number, fields in rows if fields and fields[column] == value)}"
 
 
 def _score(text: str, place: str) -> float:
@@ -112,7 +113,7 @@ def _score(text: str, place: str) -> float:
 def write_run(run: Run, path: str | Path, tag: str = "rerankkit") -> None:
     """Writes a run, each query best first, equal scores in the given order; the file appears whole or not at all."""
     require_word(tag, "the tag")
-    write_whole(path, _run_lines(run, tag))
+    files.write(path, _run_lines(run, tag))
 
 
 def _run_lines(run: Run, tag: str) -> Iterator[str]:
@@ -128,21 +129,6 @@ def require_word(name: str, what: str) -> None:
     """Refuses a name with white space, which separates the columns of a run."""
     if not name or any(letter.isspace() for letter in name):
         raise InputError(f"{what} {name!r} cannot stand in a TREC run: it must be one word without white space")
-
-
-def write_whole(path: str | Path, lines: Iterable[str]) -> None:
-    """Writes a text file under a temporary name and renames it, so that no half-written file is ever seen."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(lines)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def read_qrels(path: str | Path) -> Qrels:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from rerankkit.errors import InputError
-from rerankkit.jsonl_lines import Line, text_lines
+from rerankkit.jsonl_lines import Line, Texts
 
 CONTENT = ("TITLE", "HEADLINE", "HEAD", "HL", "TTL", "LP", "LEADPARA", "TEXT")
 """The elements that hold a document's text in TREC's collections of news."""
@@ -16,12 +17,16 @@ TOPIC = '<top> <num> Number: 301 <title> ... </top> or <topic number="1"> <query
 _TAG = re.compile(r"</?[A-Za-z?!][^<>]*>")
 
 
-def read_topics(path: str | Path) -> Iterator[Line]:
+def read_topics(path: str | Path, lines: Texts) -> Iterator[Line]:
     """Yields each `<top>`, or XML's `<topic>`, as `_id` and `text`: its number, as qrels have it, and its title."""
     path = Path(path)
-    names = (re.search(r"<(top|topic)(?=[\s>])", text, re.IGNORECASE) for _, text in text_lines(path))
-    name = next((found[1].lower() for found in names if found), "top")
-    for line in _elements(path, name, TOPIC):
+    name, begin = "top", []
+    for begun in lines:
+        begin.append(begun)
+        if found := re.search(r"<(top|topic)(?=[\s>])", begun[1], re.IGNORECASE):
+            name = found[1].lower()
+            break
+    for line in _elements(path, chain(begin, lines), name, TOPIC):
         if name == "topic":
             number, title = _number(line), _query(line)
         else:
@@ -44,11 +49,11 @@ def _query(topic: Line) -> str:
     return _field(topic, "query" if re.search(r"<query[\s>]", markup, re.IGNORECASE) else "title", "<query> or <title>")
 
 
-def read_documents(path: str | Path) -> Iterator[Line]:
+def read_documents(path: str | Path, lines: Texts) -> Iterator[Line]:
     """Yields each `<DOC>` as `_id` and `text`: its `<DOCNO>`, and what stands in its titles, leads and texts."""
     content = re.compile(rf"<({'|'.join(CONTENT)})\b[^<>]*>(.*?)</\1\s*>", re.IGNORECASE | re.DOTALL)
     some = False
-    for line in _elements(Path(path), "DOC", "<DOC> <DOCNO>d1</DOCNO> <TEXT>...</TEXT> </DOC>"):
+    for line in _elements(Path(path), lines, "DOC", "<DOC> <DOCNO>d1</DOCNO> <TEXT>...</TEXT> </DOC>"):
         parts = [_plain(match[2]) for match in content.finditer(line.data["element"])]
         some = some or any(parts)
         yield Line(line.path, line.number, {"_id": _field(line, "DOCNO"), "text": " ".join(filter(None, parts))})
@@ -76,11 +81,11 @@ def _plain(markup: str) -> str:
     return " ".join(html.unescape(_TAG.sub(" ", markup)).split())
 
 
-def _elements(path: Path, name: str, example: str) -> Iterator[Line]:
+def _elements(path: Path, lines: Texts, name: str, example: str) -> Iterator[Line]:
     """Each element of this name with the line where it begins; nothing but other tags may stand between them."""
     marks = re.compile(rf"(</?{name}(?:\s[^<>]*)?>)", re.IGNORECASE)
     begin, tag, parts, some = 0, "", [""], False
-    for number, text in text_lines(path):
+    for number, text in lines:
         for part in marks.split(text):
             if marks.fullmatch(part) is None:
                 if not begin and (stray := _TAG.sub("", part).strip()):

@@ -107,6 +107,7 @@ KINDS = {
     "judged_documents_unknown": Kind(
         "judgement", "of no known document", "measures count these as missed; give the corpus that was judged"
     ),
+    "quotes_kept": Kind("cell of a TSV file", "taken with its double quotes", "save as .csv what is quoted as CSV is"),
     "skiplist_unknown": Kind("skiplist word", "left out, being no token", "its vectors are compared as any other's"),
     "layout_leaves_out": Kind(
         "setting", "left out by the layout", "whoever reads it has to say so again, or it scores otherwise"

@@ -162,3 +162,13 @@ def test_every_formatter_gives_the_template_its_variables(formatter: str) -> Non
     if chat:
         with pytest.raises(InputError, match="chat_template_kwargs: needs chat = true"):
             factory(chat_template_kwargs={"enable_thinking": False})
+
+
+@pytest.mark.regression
+@pytest.mark.parametrize(
+    "start", ["", "\n", "\n\n", "  ", " {# a #} ", "\n  {% if true %}b{% endif %}\n", "{%- set a = 1 -%}\n"]
+)
+def test_nothing_of_a_template_is_lost_at_its_beginning(start: str) -> None:
+    words = tiny.tokenizer(chat=start + "{% for m in messages %}<{{ m.content }}>{% endfor %}")
+    theirs = words.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+    assert "x".join(frame(words, ("user",), "", "x.v1")) == theirs

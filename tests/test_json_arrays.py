@@ -102,7 +102,7 @@ def test_lines_of_small_objects_are_counted_once(tmp_path: Path, monkeypatch: py
 def test_an_error_in_the_middle_is_found_without_reading_to_the_end(tmp_path: Path) -> None:
     path = tmp_path / "data.json"
     path.write_text('[{"a": 1},\n{"a": oops},\n' + '{"a": 1},\n' * 400_000)
-    objects = json_arrays._Array(path).objects()
+    objects = read_objects(path)
     assert next(objects).data == {"a": 1}
     with pytest.raises(InputError, match=r"data\.json:2: not valid JSON"):
         next(objects)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import slow
 import tiny
 from test_cli import Shell, shell, write
 
-from rerankkit import ranking
+from rerankkit import files
 from rerankkit.errors import RunError
 from rerankkit.trec import read_run
 
@@ -150,10 +151,13 @@ def test_equal_documents_are_no_answers_of_an_earlier_run(shell: Shell, command:
 def test_answers_stay_until_the_bill_is_written(
     shell: Shell, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, lines: object) -> None:
-        raise RunError(f"{path}: cannot be written: No space left on device")
+    def full(path: Path, lines: Iterable[str]) -> None:
+        if path.name == "c.json":
+            raise RunError(f"{path}: cannot be written: No space left on device")
+        written(path, lines)
 
-    monkeypatch.setattr(ranking, "write_whole", full)
+    written = files.write
+    monkeypatch.setattr(files, "write", full)
     code, _, err = shell(*command, "--output", "o.trec", "--costs", "c.json")
     assert code == 1 and "c.json: cannot be written: No space" in err
     assert Path("o.trec").exists() and Path("o.trec.answers").exists()

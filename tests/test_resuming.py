@@ -33,7 +33,7 @@ MOMENTS = {
     "while an older checkpoint goes": ("shutil", "rmtree", 6, "after"),
     "after the last step": (STEP, "_finalize_training", 1),
     "before the model is saved": ("rerankkit.training", "_save", 1),
-    "before the model is in its place": ("rerankkit.saving", "require_free", 2, "after"),
+    "before the model is in its place": ("rerankkit.saving", "sha256_of", 2),
 }
 
 

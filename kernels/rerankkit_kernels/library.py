@@ -16,6 +16,15 @@ def refuse_second_derivative(backward: str) -> None:
     torch.library.register_autograd(f"rerankkit::{backward}", refuse, setup_context=None, lib=LIBRARY)
 
 
+def check_device(tensors: dict[str, torch.Tensor | None]) -> None:
+    """Raises ValueError unless all of a call's tensors, by the names of its arguments, are on one device."""
+    given = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
+    (first, device), *others = given.items()
+    for name, other in others:
+        if other != device:
+            raise ValueError(f"{first} is on {device} and {name} on {other}: move them to one device")
+
+
 def nobody_watches(*tensors: torch.Tensor | None) -> bool:
     """Whether neither autograd nor a compiler has to see the call, which as an operator takes 15 to 35 µs more."""
     if torch.compiler.is_compiling():

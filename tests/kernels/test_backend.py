@@ -98,6 +98,22 @@ def test_inference_mode(name: str) -> None:
     torch.testing.assert_close(found, OPS[name](q, d).detach())
 
 
+@pytest.mark.parametrize("name", ["d_mask", "cu_seqlens_d", "weight", "bias", "targets", "ids"])
+def test_tensors_of_two_devices_are_refused(name: str) -> None:
+    q, d = (one.detach() for one in inputs())
+    tokens = torch.ones(3, 4, dtype=torch.long)
+    calls: dict[str, Callable[[], torch.Tensor]] = {
+        "d_mask": lambda: maxsim(q, d, d_mask=MASK.to("meta")),
+        "cu_seqlens_d": lambda: maxsim_packed(q, d.flatten(0, 1), BOUNDS.to("meta")),
+        "weight": lambda: pair_score(q, d.flatten(0, 1).to("meta"), 3, 7, attention_mask=tokens),
+        "bias": lambda: pair_score(q, d[0], 3, 4, attention_mask=tokens, bias=torch.zeros(5, device="meta")),
+        "targets": lambda: sequence_logprob(q, d[0], tokens.to("meta")),
+        "ids": lambda: token_logprob(q, d[0], tokens.unsqueeze(2).to("meta")),
+    }
+    with pytest.raises(ValueError, match=rf"(q|hidden) is on cpu and {name} on meta: move them to one device"):
+        calls[name]()
+
+
 def test_triton_that_cannot_run_is_an_error_and_auto_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     q, d = (one.detach() for one in inputs())
     with pytest.raises(RuntimeError, match="backend 'triton' cannot run: "):

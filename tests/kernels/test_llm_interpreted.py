@@ -70,6 +70,29 @@ def test_pair_score_of_strides_nothing_and_extremes() -> None:
     assert pair_score(*far, 0, 1, softcap=2.0, **options).tolist() == [4.0, -4.0]
 
 
+@pytest.mark.parametrize("mode", ["diff", "pair_logprob"])
+@pytest.mark.parametrize("softcap", [None, 3.0, 30.0])
+def test_no_logit_loses_its_digits(mode: str, softcap: float | None) -> None:
+    logits = torch.cat([torch.linspace(-40, 40, 161), torch.logspace(-6, 0, 61)])
+    hidden, weight, positions = logits.view(-1, 1, 1), torch.tensor([[1.0], [0.0]]), torch.zeros(222, dtype=torch.long)
+    options: Any = {"positions": positions, "mode": mode, "softcap": softcap}
+    found = pair_score(hidden, weight, 0, 1, backend="triton", **options)
+    wanted = pair_score_reference(hidden.double(), weight.double(), 0, 1, **options | {"mode": "diff"})
+    if mode == "pair_logprob":  # of which log_softmax, the definition, loses digits in float64 too
+        wanted = torch.nn.functional.logsigmoid(wanted)
+    torch.testing.assert_close(found.double(), wanted, rtol=5e-6, atol=0)
+
+
+def test_a_block_of_the_vocabulary_that_is_impossible() -> None:
+    hidden, weight, bias = torch.randn(2, 8), torch.randn(3000, 8), torch.zeros(3000)
+    bias[:1024] = -torch.inf
+    ids = torch.tensor([[2000], [2500]])
+    found = token_logprob(hidden, weight, ids, bias=bias, backend="triton")
+    torch.testing.assert_close(found, token_logprob_reference(hidden, weight, ids, bias=bias), rtol=1e-4, atol=1e-4)
+    bias[:] = -torch.inf  # then nothing is possible, and no token has a likelihood
+    assert token_logprob(hidden, weight, ids, bias=bias, backend="triton").isnan().all()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("rows", [2, 100])

@@ -270,5 +270,18 @@ def test_wrong_arguments_are_refused() -> None:
         with pytest.raises(ValueError, match="cu_seqlens_d must rise from 0 or more to at most 5"):
             maxsim_packed(q, packed, torch.tensor(wrong))
     long = torch.zeros(INT16 + 1, 8, dtype=q.dtype, requires_grad=True)
+    for pairs, message in (
+        ({"pair_q": torch.tensor([0, 3])}, "pair_q must be 0 to 2, but has 0 to 3"),
+        ({"pair_q": torch.tensor([-1, 0])}, "pair_q must be 0 to 2, but has -1 to 0"),
+        ({"pair_q": torch.tensor([0]), "pair_d": torch.tensor([-1])}, "pair_d must be 0 to 1, but has -1 to -1"),
+        ({"pair_q": torch.tensor([0]), "pair_d": torch.tensor([2])}, "pair_d must be 0 to 1, but has 2 to 2"),
+    ):
+        for empty in ("zero", "-inf"):
+            with pytest.raises(IndexError, match=message):
+                maxsim_packed(q, packed, cu_seqlens, empty=empty, **pairs)
+    for of_queries, longest in (([0, 10, 50], None), ([-1, 4], None), ([0, 3, 2, 4], None), ([0, 1, 6], 3)):
+        with pytest.raises(ValueError, match="cu_seqlens_q must rise from 0 or more to at most "):
+            bounds = torch.tensor(of_queries)
+            maxsim_packed(q.flatten(0, 1), packed, cu_seqlens, cu_seqlens_q=bounds, max_seqlen_q=longest)
     with pytest.raises(ValueError, match="a document has 32768 tokens, more than max_seqlen_d said"):
         maxsim_packed(q, long, torch.tensor([0, INT16 + 1]), max_seqlen_d=INT16)

@@ -91,7 +91,9 @@ def test_packed(listed: str, index: torch.dtype) -> None:
 @pytest.mark.parametrize("ld", [128, 150])  # equals in the same lane of another tile, and in another lane
 @pytest.mark.parametrize("masked", [False, True])
 def test_winners_are_those_of_the_fallback_and_the_first_of_equals(ld: int, masked: bool) -> None:
-    q, d, q_mask, d_mask = sample("cross", 5, 4, 20, ld, 16, torch.float32)
+    _, _, q_mask, d_mask = sample("cross", 5, 4, 20, ld, 16, torch.float32)
+    # whole numbers, so that no order of additions makes equals unequal
+    q, d = torch.randint(-9, 10, (5, 20, 16)).float(), torch.randint(-9, 10, (4, ld, 16)).float()
     d = d.repeat(1, 2, 1)  # every token twice
     masks = (q_mask, d_mask.repeat(1, 2)) if masked else (None, None)
     kept = {}
@@ -144,6 +146,60 @@ def test_documents_may_begin_beyond_32_bits() -> None:
     flat = d.flatten(0, 1)
     assert flat.stride(0) == apart
     torch.testing.assert_close(maxsim_packed(q, flat, bounds, d_scale=scale.flatten(), backend="triton"), wanted)
+
+
+def test_a_document_may_reach_beyond_32_bits() -> None:
+    """Rows of one document so far apart that the last begins 2^31 elements after the first."""
+    apart, dim = 1 << 29, 16
+    d = torch.empty(4 * apart + dim, dtype=torch.int8).as_strided((5, dim), (apart, 1))
+    d.copy_(torch.randint(-127, 128, d.shape))
+    q, scale, near = torch.randn(2, 3, dim), torch.rand(5), d.contiguous()
+    wanted = maxsim_reference(q, near[None], d_scale=scale[None])
+    assert (q @ near.float().T * scale).argmax(-1).eq(4).any()
+    torch.testing.assert_close(maxsim_packed(q, d, torch.tensor([0, 5]), d_scale=scale, backend="triton"), wanted)
+    torch.testing.assert_close(maxsim(q, d[None], d_scale=scale[None], backend="triton"), wanted)
+
+
+def clean_gradients(scores: torch.Tensor, *leaves: torch.Tensor) -> bool:
+    return all(grad.isfinite().all() for grad in torch.autograd.grad(scores.nan_to_num().sum(), leaves))
+
+
+@pytest.mark.parametrize("bounds", [[0, 4, 50], [-3, 4, 10], [0, 4, 2, 10]])
+def test_bounds_that_are_none_of_d_are_nan_and_not_other_memory(bounds: list[int]) -> None:
+    table = torch.randn(100, 8)
+    q, d = torch.randn(2, 3, 8, requires_grad=True), table[20:30].requires_grad_()
+    found = maxsim_packed(q, d, torch.tensor(bounds), backend="triton")
+    assert clean_gradients(found, q, d)
+    for place, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        if 0 <= start <= end <= 10:
+            wanted = maxsim_reference(q, d[start:end][None])[:, 0]
+            torch.testing.assert_close(found[:, place], wanted)
+        else:
+            assert found[:, place].isnan().all()
+    assert found.isnan().any() and found.isfinite().any()
+
+
+@pytest.mark.parametrize("empty", ["zero", "-inf"])
+def test_pairs_of_what_does_not_exist_are_nan_and_not_other_memory(empty: str) -> None:
+    q, d = torch.randn(2, 3, 8, requires_grad=True), torch.randn(10, 8, requires_grad=True)
+    bounds, pairs = torch.tensor([0, 4, 10]), [(0, 1), (2, 0), (-1, 0), (1, 2), (1, -1), (1, 1)]
+    pair_q, pair_d = torch.tensor(pairs).unbind(1)
+    found = maxsim_packed(q, d, bounds, pair_q=pair_q, pair_d=pair_d, empty=empty, backend="triton")
+    assert found.isnan().tolist() == [False, True, True, True, True, False]
+    assert clean_gradients(found, q, d)
+    wanted = maxsim_reference(q, d[None, 4:])
+    torch.testing.assert_close(found[[0, 5]], wanted[:, 0])
+
+
+def test_a_winner_that_int16_cannot_hold_is_nan_and_not_another_token() -> None:
+    d = torch.zeros(40_000, 8)
+    d[39_000], d[39_500] = 1.0, 2.0
+    q, d, bounds = torch.ones(1, 1, 8, requires_grad=True), d.requires_grad_(), torch.tensor([0, 40_000])
+    assert maxsim_packed(q, d, bounds, max_seqlen_d=100, backend="triton").isnan().all()
+    scores = maxsim_packed(q, d, bounds, backend="triton")
+    assert scores.item() == 16.0
+    scores.backward()
+    assert d.grad is not None and d.grad.sum(1).nonzero().tolist() == [[39_500]]
 
 
 @pytest.mark.parametrize("ld", [64, 70])

@@ -132,6 +132,8 @@ def test_wrong_arguments_are_refused() -> None:
         pair_score(yes_id=0, no_id=VOCABULARY, **arguments)
     with pytest.raises(ValueError, match="yes_id -1 is no row"):
         pair_score(yes_id=-1, no_id=1, **arguments)
+    with pytest.raises(ValueError, match=r"hidden \(4, 0, 16\) has no tokens"):
+        pair_score(yes_id=0, no_id=1, **{**arguments, "hidden": arguments["hidden"][:, :0]})
     with pytest.raises(IndexError, match="position -2: positions count from 0"):
         pair_score(yes_id=0, no_id=1, **{**arguments, "positions": torch.tensor([0, -2, 1, 1])})
 

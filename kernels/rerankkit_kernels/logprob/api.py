@@ -2,6 +2,7 @@
 
 import torch
 
+from rerankkit_kernels.library import check_device
 from rerankkit_kernels.logprob import op  # noqa: F401  registers it
 
 REDUCTIONS = ("sum", "mean", "none")
@@ -29,10 +30,11 @@ def token_logprob(
     Returns:
         [..., k], float32 whatever the inputs are (float64 stays).
     """
+    check_device({"hidden": hidden, "weight": weight, "ids": ids, "bias": bias})
     if ids.shape[:-1] != hidden.shape[:-1]:
         raise ValueError(f"ids must be {[*hidden.shape[:-1], 'k']}, not {list(ids.shape)}")
     rows = hidden.reshape(-1, hidden.shape[-1])
-    tokens = ids.reshape(len(rows), ids.shape[-1])
+    tokens = ids.reshape(rows.shape[0], ids.shape[-1])
     found = torch.ops.rerankkit.logprob_forward(rows, weight, tokens, bias, None, scale, softcap, backend, False)[0]
     return found.view(ids.shape)
 
@@ -67,6 +69,8 @@ def sequence_logprob(
     """
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction {reduction!r} is none of {', '.join(REDUCTIONS)}")
+    sequences = {"targets": targets, "mask": mask, "cu_seqlens": cu_seqlens}
+    check_device({"hidden": hidden, "weight": weight, **sequences, "bias": bias})
     if hidden.ndim != (3 if cu_seqlens is None else 2):
         raise ValueError(f"hidden {tuple(hidden.shape)} must be [rows, length, width], or [tokens, width] if packed")
     for name, given in (("targets", targets), ("mask", mask)):
@@ -90,7 +94,7 @@ def sequence_logprob(
 
 def _sum(each: torch.Tensor, cu_seqlens: torch.Tensor | None) -> torch.Tensor:
     """In float64: adding up a hundred tokens in float32 was seen to lose more than the model before it."""
-    wide = each.double()
+    wide = each.float() if each.device.type == "mps" else each.double()  # Apple's GPUs have no float64
     if cu_seqlens is None:
         return wide.sum(1)
     return torch.segment_reduce(wide, "sum", lengths=cu_seqlens.long().diff(), unsafe=True)

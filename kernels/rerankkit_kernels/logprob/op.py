@@ -51,7 +51,7 @@ LIBRARY.impl("logprob_backward", _run_backward, "CompositeExplicitAutograd")
 def _forward(hidden: torch.Tensor, weight: torch.Tensor, ids: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
     wide = torch.promote_types(hidden.dtype, torch.float32)
     slopes = torch.empty_like(hidden) if rest[-1] and _block(rest[-2], hidden) is fallback else hidden.new_empty(0)
-    return hidden.new_empty(ids.shape, dtype=wide), hidden.new_empty(len(hidden), dtype=wide), slopes
+    return hidden.new_empty(ids.shape, dtype=wide), hidden.new_empty(hidden.shape[0], dtype=wide), slopes
 
 
 @torch.library.register_fake("rerankkit::logprob_backward", lib=LIBRARY)

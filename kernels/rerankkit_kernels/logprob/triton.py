@@ -4,9 +4,11 @@ import torch
 import triton
 import triton.language as tl
 
+from rerankkit_kernels.elementwise import tanh
 from rerankkit_kernels.launching import launch, packed
 
 BLOCK = 1024
+LOWEST = tl.constexpr(torch.finfo(torch.float32).min)
 
 
 def add(
@@ -55,8 +57,7 @@ def _inputs(
 def capped(logit, scale, softcap):
     logit = logit * scale
     if softcap is not None:
-        # tanh(x) = 1 - 2 / (exp(2x) + 1), which no x makes overflow to NaN
-        logit = softcap * (1.0 - 2.0 / (tl.exp(2.0 * logit / softcap) + 1.0))
+        logit = softcap * tanh(logit / softcap)
     return logit
 
 
@@ -77,7 +78,8 @@ def _add(product, total, bias, scale, softcap, width, BLOCK: tl.constexpr):
     sums = tl.where(highest == float("-inf"), 0.0, 1.0)
     for start in range(0, width, BLOCK):
         logit = _block(product, bias, row, start + tl.arange(0, BLOCK), width, scale, softcap)
-        higher = tl.maximum(highest, tl.max(logit, 0))
+        # finite, so that a block of logits that are all -inf is no NaN
+        higher = tl.maximum(tl.maximum(highest, tl.max(logit, 0)), LOWEST)
         sums = sums * tl.where(highest == higher, 1.0, tl.exp(highest - higher)) + tl.sum(tl.exp(logit - higher), 0)
         highest = higher
     tl.store(total + row, highest + tl.log(sums))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from rerankkit_kernels.library import nobody_watches
+from rerankkit_kernels.library import check_device, nobody_watches
 from rerankkit_kernels.maxsim.op import run_forward
 
 LAYOUTS = ("auto", "cross", "grouped", "pairs")
@@ -47,12 +47,13 @@ def maxsim(
         layout = "grouped" if d.ndim == 4 else "cross"
     if layout not in LAYOUTS:
         raise ValueError(f"layout {layout!r} is none of {', '.join(LAYOUTS)}")
+    check_device({"q": q, "d": d, "q_mask": q_mask, "d_mask": d_mask, "d_scale": d_scale})
     _check(q, d, d_scale, q_mask, d_mask, empty, precision)
     if d.ndim != (4 if layout == "grouped" else 3):
         axes = "[Nq, K, Ld, dim]" if layout == "grouped" else "[documents, Ld, dim]"
         raise ValueError(f"with layout {layout!r}, d must be {axes}, not {tuple(d.shape)}")
-    if layout != "cross" and len(d) != len(q):
-        raise ValueError(f"with layout {layout!r}, d must have as many rows as q: {len(q)}, not {len(d)}")
+    if layout != "cross" and d.shape[0] != q.shape[0]:
+        raise ValueError(f"with layout {layout!r}, d must have as many rows as q: {q.shape[0]}, not {d.shape[0]}")
     if d_mask is not None and d_mask.shape != d.shape[:-1]:
         raise ValueError(f"d_mask must be {tuple(d.shape[:-1])}, as d is, not {tuple(d_mask.shape)}")
     group, shape, length = 0, d.shape[:-2], d.shape[-2]
@@ -68,7 +69,7 @@ def maxsim(
         d_mask = d_mask.bool()
     scores = _scores(q, d, d_scale, q_mask, d_mask, None, None, None, group, length, precision, backend)
     if empty == "-inf":
-        none = q.new_full((len(d),), not length, dtype=torch.bool) if d_mask is None else ~d_mask.any(1)
+        none = q.new_full((d.shape[0],), not length, dtype=torch.bool) if d_mask is None else ~d_mask.any(1)
         scores = scores.masked_fill(none, -torch.inf)
     return scores if layout == "cross" else scores.view(shape)
 
@@ -107,6 +108,8 @@ def maxsim_packed(
     """
     if d.ndim != 2 or cu_seqlens_d.ndim != 1:
         raise ValueError(f"d must be [tokens, dim] and cu_seqlens_d [Nd + 1], not {list(d.shape)}")
+    documents = {"d": d, "cu_seqlens_d": cu_seqlens_d, "d_scale": d_scale, "pair_q": pair_q, "pair_d": pair_d}
+    check_device({"q": q, "q_mask": q_mask, "cu_seqlens_q": cu_seqlens_q, **documents})
     if cu_seqlens_q is not None:
         if q.ndim != 2 or q_mask is not None:
             raise ValueError("with cu_seqlens_q, q must be [tokens, dim], and there is no q_mask")
@@ -114,14 +117,17 @@ def maxsim_packed(
     _check(q, d, d_scale, q_mask, None, empty, precision)
     if pair_q is None and pair_d is not None:
         raise ValueError("pair_d needs pair_q")
-    pairs = len(cu_seqlens_d) - 1 if pair_d is None else len(pair_d)
-    if pair_q is not None and len(pair_q) != pairs:
-        raise ValueError(f"pair_q has {len(pair_q)} entries, not one for each of {pairs} pairs")
-    longest = len(d) if max_seqlen_d is None else max_seqlen_d
+    pairs = cu_seqlens_d.shape[0] - 1 if pair_d is None else pair_d.shape[0]
+    if pair_q is not None and pair_q.shape[0] != pairs:
+        raise ValueError(f"pair_q has {pair_q.shape[0]} entries, not one for each of {pairs} pairs")
+    longest = d.shape[0] if max_seqlen_d is None else max_seqlen_d
     scores = _scores(q, d, d_scale, q_mask, None, cu_seqlens_d, pair_q, pair_d, 0, longest, precision, backend)
     if empty == "-inf":
         none = cu_seqlens_d.diff() == 0
-        scores = scores.masked_fill(none if pair_d is None else none[pair_d], -torch.inf)
+        if pair_d is not None:  # of a document that does not exist the score is NaN
+            there = pair_d.clamp(0, none.shape[0] - 1)
+            none = none[there] & (there == pair_d)
+        scores = scores.masked_fill(none, -torch.inf)
     return scores if pair_q is None else scores.view(-1)
 
 
@@ -179,11 +185,18 @@ def _scores(
 
 
 def _unpacked(q: torch.Tensor, cu_seqlens: torch.Tensor, longest: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """[Nq, Lq, dim] and the mask of its tokens."""
-    lengths = cu_seqlens.diff()
-    position = torch.arange(int(lengths.max()) if longest is None else longest, device=q.device)
+    """[Nq, Lq, dim] and the mask of its tokens; NaN in a query that a GPU, which is not asked, cannot read whole."""
+    starts, lengths, tokens = cu_seqlens[:-1], cu_seqlens.diff(), q.shape[0]
+    longest = int(lengths.max()) if longest is None and lengths.shape[0] else longest or 0
+    wrong = (torch.minimum(starts, lengths) < 0) | (starts + lengths > tokens) | (lengths > longest)
+    if q.device.type == "cpu" and not torch.compiler.is_compiling() and wrong.any():
+        wanted = f"rise from 0 or more to at most {tokens}, the tokens of q, by at most {longest}, max_seqlen_q"
+        raise ValueError(f"cu_seqlens_q must {wanted}")
+    position = torch.arange(longest, device=q.device)
     mask = position < lengths.unsqueeze(1)  # [Nq, Lq]
-    return q[(cu_seqlens[:-1].unsqueeze(1) + position).clamp(max=len(q) - 1)], mask
+    places = (starts.unsqueeze(1) + position).clamp(0, max(tokens - 1, 0))
+    rows = q[places] if tokens else q.new_zeros(*places.shape, q.shape[1])
+    return rows.masked_fill(wrong[:, None, None], torch.nan), mask
 
 
 def _check(

@@ -25,20 +25,32 @@ real, inside  Rows of query tokens and of document tokens that exist; a tile's o
 import triton
 import triton.language as tl
 
-SIZES = ["group", "length", "lq", "across", "count", "tiles", "blocks"]
+SIZES = ["queries", "documents", "rows", "group", "length", "lq", "across", "count", "tiles", "blocks"]
 """Arguments that would otherwise be compiled for, where they are 1 or a multiple of 16."""
 
 
 @triton.jit
-def _document(document, cu_seqlens, length):
-    """Its first row in d, and its length."""
+def _document(document, cu_seqlens, length, rows):
+    """Its first row in d, its length, and whether all of it lies within the rows of d; if not, nothing is read."""
     if cu_seqlens is not None:
         start = tl.load(cu_seqlens + document).to(tl.int64)
-        size = (tl.load(cu_seqlens + document + 1) - start).to(tl.int32)
+        end = tl.load(cu_seqlens + document + 1).to(tl.int64)
+        valid = (start >= 0) & (start <= end) & (end <= rows)
+        start = tl.where(valid, start, 0)
+        size = tl.where(valid, end - start, 0).to(tl.int32)
     else:
         start = document.to(tl.int64) * length
         size = length
-    return start, size
+        valid = document >= 0
+    return start, size, valid
+
+
+@triton.jit
+def _listed(index, pair, count):
+    """The query or document that a list names for this pair, and whether there is one; if not, the first."""
+    found = tl.load(index + pair)
+    valid = (found >= 0) & (found < count)
+    return tl.where(valid, found, 0).to(tl.int32), valid
 
 
 @triton.jit
@@ -62,13 +74,15 @@ def _load(
 def _similarities(
     q, q_row, q_real, q_first, q_second, d, d_row, d_real, stride_d, d_scale,
     DIM: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, STEP: tl.constexpr,
-    ALL: tl.constexpr, UPCAST: tl.constexpr, DOT: tl.constexpr,
+    ALL: tl.constexpr, UPCAST: tl.constexpr, WIDE: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
     """[rows, tokens], float32: query rows with a tile of document rows.
 
     A short row is held at once, in two parts of FIRST and SECOND columns, of which the query's are given; a long one is
     read STEP columns at a time. int8 rows become what the query's are, and are multiplied by their scales at the end.
     """
+    if WIDE:
+        d_row = d_row.to(tl.int64)
     if STEP > 0:
         found = tl.zeros((q_row.shape[0], d_row.shape[0]), tl.float32)
         for start in range(0, DIM, STEP):
@@ -91,10 +105,11 @@ def _similarities(
 
 @triton.jit(do_not_specialize=SIZES)
 def forward(
-    q, d, cu_seqlens, pair_q, pair_d, group, length, lq, stride_d, q_mask, d_mask, d_scale, scores, winners, across,
-    count, tiles,
+    q, d, cu_seqlens, pair_q, pair_d, queries, documents, rows, group, length, lq, stride_d, q_mask, d_mask,
+    d_scale, scores, winners, across, count, tiles,
     DIM: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, STEP: tl.constexpr, CROSS: tl.constexpr,
-    UPCAST: tl.constexpr, ROWS: tl.constexpr, PADDED_LQ: tl.constexpr, TOKENS: tl.constexpr, DOT: tl.constexpr,
+    UPCAST: tl.constexpr, WIDE: tl.constexpr, ROWS: tl.constexpr, PADDED_LQ: tl.constexpr, TOKENS: tl.constexpr,
+    DOT: tl.constexpr, LONGEST: tl.constexpr,
 ):  # fmt: skip
     # tiles of one document follow one another, so that it is read from memory once
     pair = tl.program_id(0) // tiles
@@ -102,14 +117,19 @@ def forward(
     first = (tl.program_id(0) % tiles) * QUERIES  # among `across`
     query = first
     document = pair
+    known = pair >= 0
     if pair_q is not None:
-        query = tl.load(pair_q + pair)
+        query, known = _listed(pair_q, pair, queries)
     elif not CROSS:
         query = pair // group
     if pair_d is not None:
-        document = tl.load(pair_d + pair)
-    start, size = _document(document, cu_seqlens, length)
-    # only where a document or a query begins takes 64 bits
+        document, listed = _listed(pair_d, pair, documents)
+        known = known & listed
+    start, size, within = _document(document, cu_seqlens, length, rows)
+    if cu_seqlens is not None:
+        known = known & within & (size <= LONGEST)
+        size = tl.where(known, size, 0)
+    # where a document or a query begins takes 64 bits; within a document only WIDE ones do
     d += start * stride_d
     q += tl.cast(query, tl.int64) * lq * DIM
     if d_mask is not None:
@@ -138,7 +158,7 @@ def forward(
         for tile in range(0, whole):
             found = _similarities(
                 q, row, real, q_first, q_second, d, tile * TOKENS + lane, lane >= 0, stride_d, d_scale,
-                DIM, FIRST, SECOND, STEP, True, UPCAST, DOT,
+                DIM, FIRST, SECOND, STEP, True, UPCAST, WIDE, DOT,
             )  # fmt: skip
             if winners is not None:
                 which = tl.where(found > best, tile, which)
@@ -151,7 +171,7 @@ def forward(
             some = some | inside.to(tl.int32)
             found = _similarities(
                 q, row, real, q_first, q_second, d, tile * TOKENS + lane, inside, stride_d, d_scale,
-                DIM, FIRST, SECOND, STEP, False, UPCAST, DOT,
+                DIM, FIRST, SECOND, STEP, False, UPCAST, WIDE, DOT,
             )  # fmt: skip
             found = tl.where(inside[None, :], found, float("-inf"))
             if winners is not None:
@@ -177,16 +197,18 @@ def forward(
         highest = tl.where(tl.max((best != best).to(tl.int32), 1) > 0, float("nan"), highest)
         highest = tl.where(counts, highest, 0.0)
         total += tl.sum(tl.reshape(highest, (QUERIES, PADDED_LQ)), 1)
+    if cu_seqlens is not None:
+        total = tl.where(known, total, float("nan"))
     slots = first + tl.arange(0, QUERIES)
     tl.store(scores + slots.to(tl.int64) * count + pair, total, mask=slots < across)
 
 
 @triton.jit(do_not_specialize=SIZES)
 def backward_q(
-    q, d, cu_seqlens, pair_q, pair_d, group, length, lq, stride_d, winners, grad, across, count, order,
-    bounds, out, blocks,
+    q, d, cu_seqlens, pair_q, pair_d, queries, documents, rows, group, length, lq, stride_d, winners, grad, across,
+    count, order, bounds, out, blocks,
     DIM: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, STEP: tl.constexpr, CROSS: tl.constexpr,
-    UPCAST: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
+    UPCAST: tl.constexpr, WIDE: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     query = tl.program_id(0) // blocks
     token = (tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)
@@ -205,11 +227,13 @@ def backward_q(
             pair = tl.load(order + item)
         document = pair
         if pair_d is not None:
-            document = tl.load(pair_d + pair)
-        start, _ = _document(document, cu_seqlens, length)
+            document, _ = _listed(pair_d, pair, documents)
+        start, _, _ = _document(document, cu_seqlens, length, rows)
         where = (tl.cast(pair, tl.int64) * across + slot) * lq + token
         place = tl.load(winners + where, mask=token < lq, other=-1).to(tl.int32)
         weight = tl.load(grad + tl.cast(slot, tl.int64) * count + pair)
+        if WIDE:
+            place = place.to(tl.int64)
         row = _load(d + start * stride_d, place, place >= 0, stride_d, column, DIM, False, DIM % COLUMNS == 0, UPCAST)
         total += weight * row.to(tl.float32)
     where = out + (tl.cast(query, tl.int64) * lq + token)[:, None] * DIM + column[None, :]
@@ -218,14 +242,14 @@ def backward_q(
 
 @triton.jit(do_not_specialize=SIZES)
 def backward_d(
-    q, d, cu_seqlens, pair_q, pair_d, group, length, lq, stride_d, winners, grad, across, count, order,
-    bounds, out, blocks,
+    q, d, cu_seqlens, pair_q, pair_d, queries, documents, rows, group, length, lq, stride_d, winners, grad, across,
+    count, order, bounds, out, blocks,
     DIM: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, STEP: tl.constexpr, CROSS: tl.constexpr,
-    UPCAST: tl.constexpr, COLUMNS: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr,
+    UPCAST: tl.constexpr, WIDE: tl.constexpr, COLUMNS: tl.constexpr, TOKENS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     document = tl.program_id(0) // blocks
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-    start, size = _document(document, cu_seqlens, length)
+    start, size, _ = _document(document, cu_seqlens, length, rows)
     first, last = 0, across
     if order is not None:
         first, last = tl.load(bounds + document).to(tl.int32), tl.load(bounds + document + 1).to(tl.int32)
@@ -241,7 +265,7 @@ def backward_d(
             if CROSS:
                 query = slot
             elif pair_q is not None:
-                query = tl.load(pair_q + pair).to(tl.int32)
+                query, _ = _listed(pair_q, pair, queries)
             else:
                 query = pair // group
             weight = tl.load(grad + tl.cast(slot, tl.int64) * count + pair)

@@ -8,7 +8,7 @@ from rerankkit_kernels.backend import uses_triton
 from rerankkit_kernels.library import LIBRARY, refuse_second_derivative
 from rerankkit_kernels.maxsim import torch as fallback
 
-DOCUMENTS = "Tensor? cu_seqlens, Tensor? pair_q, Tensor? pair_d, int group"
+DOCUMENTS = "Tensor? cu_seqlens, Tensor? pair_q, Tensor? pair_d, SymInt group"
 LIBRARY.define(
     f"maxsim_forward(Tensor q, Tensor d, Tensor? d_scale, Tensor? q_mask, Tensor? d_mask, {DOCUMENTS}, "
     "ScalarType? winner_type, str precision, str backend) -> (Tensor, Tensor)"
@@ -56,9 +56,10 @@ def _forward(
     backend: str,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if pair_q is not None:
-        across, count = 1, len(pair_q)
+        across, count = 1, pair_q.shape[0]
     else:
-        across, count = 1 if group else len(q), len(d) if cu_seqlens is None else len(cu_seqlens) - 1
+        across = 1 if group else q.shape[0]
+        count = d.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     scores = q.new_empty(across, count, dtype=torch.promote_types(q.dtype, torch.float32))
     kept = (count, across, q.shape[1]) if winner_type else (0,)
     return scores, q.new_empty(kept, dtype=winner_type or torch.int32)

@@ -53,6 +53,9 @@ def forward(
         Scores [Nq, Nd] and winners [Nd, Nq, Lq]; for pairs and groups [1, P] and [P, 1, Lq].
     """
     (nq, lq, _), wide = q.shape, torch.promote_types(q.dtype, torch.float32)
+    if cu_seqlens is not None:
+        _check_listed("pair_q", pair_q, nq)
+        _check_listed("pair_d", pair_d, cu_seqlens.shape[0] - 1)
     start, length = document_bounds(d, cu_seqlens, pair_d)
     documents = Documents(d, d_scale, d_mask, start, length)
     if cu_seqlens is not None:
@@ -152,6 +155,12 @@ def _check_bounds(start: torch.Tensor, length: torch.Tensor, tokens: int, winner
         raise ValueError(f"cu_seqlens_d must rise from 0 or more to at most {tokens}, the tokens of d")
     if winner_type and int(length.max()) > torch.iinfo(winner_type).max:
         raise ValueError(f"a document has {int(length.max())} tokens, more than max_seqlen_d said")
+
+
+def _check_listed(name: str, places: torch.Tensor | None, count: int) -> None:
+    """A negative place would be read from the end."""
+    if places is not None and len(places) and not 0 <= int(places.min()) <= int(places.max()) < count:
+        raise IndexError(f"{name} must be 0 to {count - 1}, but has {int(places.min())} to {int(places.max())}")
 
 
 def query_of_pairs(count: int, pair_q: torch.Tensor | None, group: int, device: torch.device) -> torch.Tensor | None:

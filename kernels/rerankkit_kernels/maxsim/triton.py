@@ -51,6 +51,7 @@ def forward(
         "PADDED_LQ": rows // queries,
         "TOKENS": tokens,
         "DOT": DOT.get(precision, "tf32x3"),
+        "LONGEST": torch.iinfo(winner_type or torch.int32).max,
     }
     launch(kernels.forward, (tiles * count,), arguments, *config)
     return scores, winners
@@ -152,6 +153,9 @@ def _inputs(
         "cu_seqlens": packed(cu_seqlens),
         "pair_q": packed(pair_q),
         "pair_d": packed(pair_d),
+        "queries": q.shape[0],
+        "documents": d.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1,
+        "rows": rows.shape[0],
         "group": group,
         "length": d.shape[1],
         "lq": q.shape[1],
@@ -161,6 +165,8 @@ def _inputs(
         "SECOND": second,
         "STEP": step,
         "CROSS": not group and pair_q is None,
+        # an offset in the longest document that there could be takes more than 32 bits
+        "WIDE": (d.shape[1] if cu_seqlens is None else len(rows)) * rows.stride(0) >= 2**31,
         "UPCAST": INTERPRETED and q.dtype == torch.bfloat16,  # the interpreter multiplies bfloat16 wrongly
     }
 

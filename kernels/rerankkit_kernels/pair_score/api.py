@@ -2,7 +2,7 @@
 
 import torch
 
-from rerankkit_kernels.library import nobody_watches
+from rerankkit_kernels.library import check_device, nobody_watches
 from rerankkit_kernels.pair_score.op import run_forward
 
 MODES = ("diff", "yes", "pair_logprob", "prob")
@@ -53,11 +53,13 @@ def pair_score(
         raise ValueError(f"mode {mode!r} is none of {', '.join(MODES)}")
     if (positions is not None) + (attention_mask is not None) + (cu_seqlens is not None) != 1:
         raise ValueError("give exactly one of positions, attention_mask and cu_seqlens")
+    answers = {"positions": positions, "attention_mask": attention_mask, "cu_seqlens": cu_seqlens}
+    check_device({"hidden": hidden, "weight": weight, **answers, "bias": bias, "norm": norm})
     wanted = 2 if cu_seqlens is not None else 3
     if hidden.ndim != wanted and (positions is None or hidden.ndim != 2):
         raise ValueError(f"hidden {tuple(hidden.shape)} must be [rows, length, width], or packed [tokens, width]")
     for name, answer in (("yes_id", yes_id), ("no_id", no_id)):
-        if not 0 <= answer < len(weight):
+        if not 0 <= answer < weight.shape[0]:
             raise ValueError(f"{name} {answer} is no row of weight {tuple(weight.shape)}")
     if cu_seqlens is not None:
         bounds = cu_seqlens.long()
@@ -67,6 +69,8 @@ def pair_score(
     assert positions is not None
     if positions.ndim != 1 or (hidden.ndim == 3 and positions.shape != hidden.shape[:1]):
         raise ValueError(f"positions must be [rows] for hidden {tuple(hidden.shape)}, not {tuple(positions.shape)}")
+    if not hidden.shape[-2] and positions.shape[0]:
+        raise ValueError(f"hidden {tuple(hidden.shape)} has no tokens, and so none that is answered at")
     if lora is not None:
         down, up, factor = lora
         rows = torch.stack([weight[yes_id], weight[no_id]])

@@ -35,7 +35,7 @@ LIBRARY.impl("pair_score_backward", _run_backward, "CompositeExplicitAutograd")
 
 @torch.library.register_fake("rerankkit::pair_score_forward", lib=LIBRARY)
 def _forward(hidden: torch.Tensor, positions: torch.Tensor, *_: Any) -> torch.Tensor:
-    return hidden.new_empty(len(positions), dtype=torch.promote_types(hidden.dtype, torch.float32))
+    return hidden.new_empty(positions.shape[0], dtype=torch.promote_types(hidden.dtype, torch.float32))
 
 
 @torch.library.register_fake("rerankkit::pair_score_backward", lib=LIBRARY)

@@ -4,6 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
+from rerankkit_kernels.elementwise import log1p, tanh
 from rerankkit_kernels.launching import launch, packed
 
 
@@ -81,15 +82,13 @@ def _forward(
         second += tl.load(bias + no_id).to(tl.float32)
     first, second = first * scale, second * scale
     if softcap is not None:
-        # tanh(x) = 1 - 2 / (exp(2x) + 1), which no x makes overflow to NaN
-        first = softcap * (1.0 - 2.0 / (tl.exp(2.0 * first / softcap) + 1.0))
-        second = softcap * (1.0 - 2.0 / (tl.exp(2.0 * second / softcap) + 1.0))
+        first, second = softcap * tanh(first / softcap), softcap * tanh(second / softcap)
     score = first - second
     if MODE == "yes":
         score = first
     elif MODE == "prob":
         score = 1.0 / (1.0 + tl.exp(-score))
     elif MODE == "pair_logprob":
-        score = tl.minimum(score, 0.0) - tl.log(1.0 + tl.exp(-tl.abs(score)))
+        score = tl.minimum(score, 0.0) - log1p(tl.exp(-tl.abs(score)))
     # an answer past the end would be read from somebody else's memory
     tl.store(scores + row, tl.where(position == inside_row, score, float("nan")))
