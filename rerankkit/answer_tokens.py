@@ -44,7 +44,7 @@ def answer_ids(before: str, answers: tuple[str, ...], tokenizer: Any) -> tuple[i
 
 @cached
 def _answer_ids(tokenizer: Any, before: str, answers: tuple[str, ...]) -> tuple[int, ...]:
-    found = []
+    found: list[int] = []
     for answer in answers:
         texts = (before, before + answer, answer)
         ahead, after, alone = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)

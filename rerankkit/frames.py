@@ -10,7 +10,6 @@ from rerankkit.errors import InputError
 from rerankkit.prompt_tokens import tokenize
 from rerankkit.protocols import Prompt, Role
 from rerankkit.tokenizer_cache import cached
-from rerankkit.vocabulary import foreign_marker
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +76,6 @@ def marker_ids(text: str, tokenizer: Any) -> list[int]:
     if not text:
         return []
     entry = vocabulary_id(text, tokenizer)
-    if entry is None and (problem := foreign_marker(text, tokenizer.get_vocab())):
-        raise InputError(problem)
     ids = [entry] if entry is not None else tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids or tokenizer.unk_token_id in ids:
         raise InputError(f"this model's vocabulary cannot write the marker {text!r}; choose another, or none")

@@ -7,9 +7,11 @@ import logging
 from typing import Any
 
 from rerankkit.errors import InputError, RunError
+from rerankkit.fitting import foreign_markers
 from rerankkit.problems import COMMAND_LINE, shown
 from rerankkit.published import Published, published_settings
 from rerankkit.recipe import Recipe, load_recipe
+from rerankkit.registry import registry
 from rerankkit.resolving import evaluate, override, recipes_folder
 from rerankkit.warnings import warn
 
@@ -18,7 +20,24 @@ logger = logging.getLogger("rerankkit")
 
 def with_checkpoint_settings(recipe: Recipe) -> Recipe:
     """The recipe with the markers, lengths, prompts and the like that its checkpoint's files name, in place of those of
-    a shipped recipe and of defaults. What a recipe of the user or the command line sets stays, and is said."""
+    a shipped recipe and of defaults. What a recipe of the user or the command line sets stays, and is said.
+
+    Raises:
+        InputError: The vocabulary has not the markers that are left.
+    """
+    recipe = _with_settings(recipe)
+    block, backbone = recipe.get("model.collator"), recipe.get("model.backbone")
+    collator = registry.collators.get(block["@collators"])
+    try:
+        entries = Published(backbone["name"], backbone.get("revision")).tokenizer.get_vocab()
+    except (InputError, RunError, KeyError):  # what it is that cannot be loaded is said where it is
+        return recipe
+    for argument, message in foreign_markers(collator, block, entries):
+        raise InputError(f"[model.collator] {argument}: {message}")
+    return recipe
+
+
+def _with_settings(recipe: Recipe) -> Recipe:
     backbone = recipe.get("model.backbone")
     if not isinstance(name := backbone.get("name"), str):
         return recipe

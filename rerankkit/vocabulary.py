@@ -6,18 +6,23 @@ import json
 import re
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 _RESERVED = re.compile(r"\[unused\d+\]|<\S+>")
+_WITH_MARKERS = ("config_sentence_transformers.json", "artifact.metadata")
 _SPARE = re.compile(r"unused|madeupword|reserved|extra_id", re.IGNORECASE)
 
 
 def stored_entries(name: str) -> frozenset[str] | None:
-    """The vocabulary of a checkpoint whose tokenizer files lie in a folder; None where there are none to look into.
+    """The vocabulary of a checkpoint whose tokenizer files lie in a folder; None where there are none to look into, and
+    where files beside them name the markers that are used in place of a recipe's.
 
     Args:
         name: A folder; of anything else nothing is looked at.
     """
     folder = Path(name)
+    if any((folder / file).exists() for file in _WITH_MARKERS):
+        return None
     try:
         if (folder / "tokenizer.json").is_file():
             return _of_tokenizer(json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")))
@@ -30,7 +35,7 @@ def stored_entries(name: str) -> frozenset[str] | None:
     return None
 
 
-def _of_tokenizer(stored: dict) -> frozenset[str]:  # type: ignore[type-arg]
+def _of_tokenizer(stored: dict[str, Any]) -> frozenset[str]:
     vocabulary = stored["model"].get("vocab", {})
     entries = vocabulary if isinstance(vocabulary, dict) else [entry for entry, _ in vocabulary]
     return frozenset([*entries, *(token["content"] for token in stored.get("added_tokens", []))])
