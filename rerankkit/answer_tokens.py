@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rerankkit.caches import per_tokenizer
 from rerankkit.errors import InputError
 from rerankkit.lazy import torch
 from rerankkit.prompt_tokens import padded
 from rerankkit.protocols import Batch, Prompt, Row
-from rerankkit.tokenizer_cache import cached
 
 THOUGHTS = ("<think>", "</think>", "<thinking>", "</thinking>")
 """Between what a model writes that it does not mean as its answer."""
@@ -29,26 +29,22 @@ def asked_ids(before: str, prompt: Prompt, tokenizer: Any) -> tuple[int, ...]:
     Args:
         before: What stands at the end of the prompt, all of it the prompt's own.
     """
-    return answer_ids(before, prompt.answers, tokenizer) or choice_ids(before, prompt.choices, tokenizer)
+    return answer_ids(tokenizer, before, prompt.answers) or choice_ids(tokenizer, before, prompt.choices)
 
 
-def answer_ids(before: str, answers: tuple[str, ...], tokenizer: Any) -> tuple[int, ...]:
-    """The token of each answer where it follows a text: the one that goes on from it or, where the two would run
-    together, the one that the answer is by itself.
+@per_tokenizer
+def answer_ids(tokenizer: Any, before: str, answers: tuple[str, ...]) -> tuple[int, ...]:
+    """The token of each answer where it follows a text: the one that goes on from it or, where no single one does, the
+    one that the answer is by itself.
 
     Raises:
         InputError: An answer is not one token, or two answers are the same one.
     """
-    return _answer_ids(tokenizer, before, answers)
-
-
-@cached
-def _answer_ids(tokenizer: Any, before: str, answers: tuple[str, ...]) -> tuple[int, ...]:
     found: list[int] = []
     for answer in answers:
         texts = (before, before + answer, answer)
         ahead, after, alone = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
-        tokens = after[len(ahead) :] if after[: len(ahead)] == ahead else alone
+        tokens = after[len(ahead) :] if after[:-1] == ahead else alone
         if len(tokens) != 1:
             pieces = ", ".join(tokenizer.convert_ids_to_tokens(tokens))
             raise InputError(
@@ -61,17 +57,13 @@ def _answer_ids(tokenizer: Any, before: str, answers: tuple[str, ...]) -> tuple[
     return tuple(found)
 
 
-def choice_ids(before: str, choices: tuple[str, ...], tokenizer: Any) -> tuple[int, ...]:
+@per_tokenizer
+def choice_ids(tokenizer: Any, before: str, choices: tuple[str, ...]) -> tuple[int, ...]:
     """The one token that each choice is where it follows the text before it.
 
     Args:
         before: What stands at the end of the prompt, all of it the prompt's own.
     """
-    return _choice_ids(tokenizer, before, choices)
-
-
-@cached
-def _choice_ids(tokenizer: Any, before: str, choices: tuple[str, ...]) -> tuple[int, ...]:
     found = tuple(_single_token(before, choice, tokenizer) for choice in choices)
     for number, token in enumerate(found):
         if token in found[:number]:

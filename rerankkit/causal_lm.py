@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rerankkit.architectures import apart_beyond, sees_what_follows
 from rerankkit.errors import InputError, RunError
 from rerankkit.lazy import torch, transformers
 from rerankkit.lora import base_layer, effective_rows
@@ -81,14 +82,16 @@ def refuse_other_architectures(name: str, model: Any) -> None:
 
 
 def attends_to_everything(model: Any) -> bool:
-    """Whether every layer sees all that came before, at the positions it is told rather than by its own counting."""
+    """Whether every layer sees all that came before and nothing behind, at the positions it is told rather than by its
+    own counting, and at positions that are the same however long the prompt is."""
     config, signature = model.config, inspect.signature(model.get_decoder().forward)
     cache = transformers.DynamicCache(config=config)
     layer = transformers.cache_utils.DynamicLayer
     whole = bool(cache.layers) and all(type(cached) is layer for cached in cache.layers)
     # GPT-Neo's windows are known to no cache
     local = "local" in (config.get_text_config().to_dict().get("attention_layers") or ())
-    return whole and not local and "position_ids" in signature.parameters
+    fixed = not sees_what_follows(config) and apart_beyond(config) is None
+    return whole and fixed and not local and "position_ids" in signature.parameters
 
 
 def output_rows(model: Any, token_ids: Sequence[int] | None = None) -> Vocabulary:

@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rerankkit.caches import per_tokenizer
 from rerankkit.chat_markers import disarmed
 from rerankkit.errors import InputError
 from rerankkit.prompt_tokens import control_tokens
 from rerankkit.protocols import Piece
-from rerankkit.tokenizer_cache import cached
 
 Variables = Mapping[str, Any]
 """What a recipe gives a chat template beside the turns, by name."""
@@ -102,7 +102,7 @@ def plain_text_between(tokenizer: Any, variables: Variables | None = None) -> tu
     return _plain_text_between(tokenizer, _stored(variables))
 
 
-@cached
+@per_tokenizer
 def _plain_text_between(tokenizer: Any, variables: str) -> tuple[str, ...]:
     texts = []
     for roles in _ROLES:
@@ -134,7 +134,7 @@ def frame(
     return _frame(tokenizer, roles, system, part, _stored(variables))
 
 
-@cached
+@per_tokenizer
 def _frame(tokenizer: Any, roles: tuple[str, ...], system: str, part: str, variables: str) -> tuple[str, ...]:
     now, later = (_around(tokenizer, roles, system, part, json.loads(variables), moment) for moment in _MOMENTS)
     if now != later:

@@ -9,7 +9,7 @@ from typing import Any
 from rerankkit.checkpoint_files import stored_tensors
 from rerankkit.errors import InputError
 from rerankkit.lazy import torch
-from rerankkit.protocols import Batch
+from rerankkit.protocols import Tokens
 
 
 def require_one_label(name: str, config: Any) -> None:
@@ -64,12 +64,11 @@ def in_float32(model: Any, file: Callable[[str], Path | None]) -> None:
                 weight.copy_(stored[name])
 
 
-def last_token_logits(model: Any, batch: Batch) -> torch.Tensor:
+def last_token_logits(model: Any, tokens: Tokens) -> torch.Tensor:
     """A causal classifier's logits at each row's last token, where its config names no padding token. [rows, labels]"""
-    tokens = batch.tokens
     states = model.base_model(input_ids=tokens.ids, attention_mask=tokens.mask, use_cache=False).last_hidden_state
-    rows = torch.arange(len(batch.answer), device=batch.answer.device)
-    return model.score(states[rows, batch.answer])
+    last = tokens.mask.sum(1) - 1
+    return model.score(states[torch.arange(len(last), device=last.device), last])
 
 
 # Functions and one stack for all, as an adapter copies a classifier with its hooks.

@@ -31,6 +31,11 @@ Order = Annotated[
     Literal["given", "inverse", "random"],
     typer.Option(help="In which order the first stage's documents are shown to the reranker."),
 ]
+IgnoreIdenticalIds = Annotated[
+    bool | None,
+    typer.Option(help="Leave out a query's own document, of the same id; by default for data in BEIR's form."),
+]
+KEYS = "What the JSON lines call their parts, such as id={},text={}."
 Seed = Annotated[int, typer.Option(help="Decides the random order.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 Strict = Annotated[
@@ -124,6 +129,9 @@ def rank(
     passages: Annotated[
         int | None, typer.Option(min=1, help="Cut documents into passages of so many tokens; the best one counts.")
     ] = None,
+    ignore_identical_ids: IgnoreIdenticalIds = None,
+    queries_keys: Annotated[str | None, typer.Option(help=KEYS.format("qid", "title"))] = None,
+    docs_keys: Annotated[str | None, typer.Option(help=KEYS.format("docno", "abstract,title=heading"))] = None,
     show: Annotated[int, typer.Option(min=1, help="How many documents of a --query are shown.")] = 5,
     code: Code = None,
     trust_code: TrustCode = False,
@@ -136,17 +144,11 @@ def rank(
     a document that the model reads: --model.collator.document_max_length 128 --model.collator.query_max_length 32
     """
     overrides = _overrides(context)
-    if query is None and (queries is None or docs is None or output is None):
-        raise InputError("give --query TEXT, or --queries FILE, --docs FILE and --output FILE")
-    if query is not None and (queries or run or output or cache or costs):
-        raise InputError(
-            "--query shows one ranking: leave --queries, --run, --output, --cache and --costs out, or leave --query out"
-        )
     from rerankkit import ranking
 
-    ranking.check_options(context.params)
+    keys = ranking.check_options(context.params)
     if query is not None:
-        group = ranking.live_group(query, docs, top) if docs else None
+        group = ranking.live_group(query, docs, top, keys[1]) if docs else None
         reranker = _load(model, overrides, code, trust_code)
         groups = ranking.in_order(group or ranking.own_group(query, top, reranker), first_stage_order, seed)
         found = ranking.rerank(reranker, groups, interpolate, passages=ranking.in_passages(passages))
@@ -154,7 +156,8 @@ def rank(
         if counts():
             _done(f"ranked {len(groups[0].docs)} documents")
     elif queries is not None and docs is not None and output is not None:
-        groups = ranking.in_order(ranking.file_groups(queries, docs, run, top), first_stage_order, seed)
+        groups = ranking.file_groups(queries, docs, run, top, ignore_identical_ids, keys)
+        groups = ranking.in_order(groups, first_stage_order, seed)
         reranker = _load(model, overrides, code, trust_code)
         ranking.rank_into(output, reranker, groups, interpolate, tag, cache, costs, ranking.in_passages(passages))
         _done(f"wrote {output}", err=files.is_standard_output(output))
@@ -171,6 +174,7 @@ def evaluate(
     first_stage_order: Order = "given",
     seed: Seed = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many queries.")] = None,
+    ignore_identical_ids: IgnoreIdenticalIds = None,
     measures: Annotated[str | None, typer.Option(help='Such as "nDCG@10 RR@10"; else the recipe\'s.')] = None,
     interpolate: Annotated[str | None, typer.Option(help="Weight of the reranker beside the first stage.")] = None,
     baseline: Annotated[str | None, typer.Option(help="What differences are taken to; else the first stage.")] = None,
@@ -188,13 +192,14 @@ def evaluate(
     ranking.require_apart(context.params)
     if files.is_standard_output(output):
         raise InputError(f"--output {output}: the comparison is printed there; give the name of a file")
-    given = evaluating.read_groups(data, split, top, run, limit) if data else None
+    given = evaluating.read_groups(data, split, top, run, limit, ignore_identical_ids is not False) if data else None
     models = {
         name: Path(system) if evaluating.is_run(system) else _load(system, overrides, code, trust_code)
         for name, system in zip(names, systems, strict=True)
     }
     groups = ranking.in_order(given or evaluating.own_groups(models, limit), first_stage_order, seed)
-    comparison = evaluating.evaluate(models, groups, wanted, weight, baseline, output)
+    ignored = evaluating.ignores_identical_ids(models, data, ignore_identical_ids)
+    comparison = evaluating.evaluate(models, groups, wanted, weight, baseline, output, ignored)
     if as_json:
         _print_json(comparison.as_dict())
         return
@@ -297,10 +302,13 @@ def _recipe(name: str, context: typer.Context, code: list[str] | None, purpose: 
 
 def _load(name: str, overrides: dict[str, Any], code: list[str] | None, trust_code: bool) -> Any:
     _load_code(code)
+    from rerankkit.evaluating import model_of
     from rerankkit.reranker import Reranker
     from rerankkit.resolving import shipped_recipe
 
     path = Path(name)
+    if folder := model_of(path):
+        raise InputError(f"{name} is a file of a model; give its folder, {folder}")
     is_recipe = path.is_file() or path.suffix == ".cfg" or shipped_recipe(path) is not None
     if path.is_dir() or (not is_recipe and (name.startswith("embedded:") or "/" in name)):
         return Reranker.from_pretrained(name, overrides, trust_code)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from rerankkit.bm25 import BM25
 from rerankkit.errors import InputError
+from rerankkit.fingerprints import fingerprint
+from rerankkit.jsonl_lines import Line, quoted, require_same
 from rerankkit.protocols import Group
 from rerankkit.text_files import document_lines, query_lines
 from rerankkit.trec import Qrels, Run, best_first, ranked_scores, read_run, run_place
@@ -16,7 +19,9 @@ from rerankkit.warnings import warn
 
 QUERY_IDS = ("_id", "id", "qid", "query_id")
 QUERY_TEXTS = ("text", "query")
-DOC_IDS = ("_id", "id", "doc_id", "docid")
+DOC_IDS = ("_id", "id", "doc_id", "docid", "pid")
+KEYS = ("id", "text", "title")
+"""What of a line may be named by keys of its own."""
 
 
 @dataclass(slots=True)
@@ -82,38 +87,116 @@ def sampled(qids: Sequence[str], limit: int | None, seed: int) -> list[str]:
     return [qids[i] for i in sorted(random.Random(seed).sample(range(len(qids)), limit))]
 
 
-def read_queries(path: str | Path) -> dict[str, str]:
+def read_queries(path: str | Path, keys: Mapping[str, str] | None = None) -> dict[str, str]:
     """Reads queries by id from JSON Lines such as {"_id": "q1", "text": "..."}; `query` may stand for `text`. Or from a
-    BEIR folder, TSV or TREC topics."""
+    BEIR folder, TSV or TREC topics.
+
+    Args:
+        keys: What the lines call the query's "id" and "text", where that is something else.
+    """
+    keys = keys or {}
     queries: dict[str, str] = {}
     lines: dict[str, int] = {}
     for line in query_lines(path):
-        qid = line.filled_text(line.first_key(QUERY_IDS, "query id"))
+        qid = line.filled_text(_key(line, keys, "id", QUERY_IDS, "query id"))
+        text = line.filled_text(_key(line, keys, "text", QUERY_TEXTS, "query text"))
         if qid in lines:
-            raise line.wrong(f"query id {qid!r} was given before, in line {lines[qid]}; ids must differ")
-        lines[qid] = line.number
-        queries[qid] = line.filled_text(line.first_key(QUERY_TEXTS, "query text"))
+            require_same(queries[qid], text, f"{line.place}: query id {qid!r} was given before, in line {lines[qid]}")
+        lines.setdefault(qid, line.number)
+        queries[qid] = text
     return queries
 
 
-def read_corpus(path: str | Path, only: Container[str] | None = None) -> dict[str, str]:
+def read_corpus(
+    path: str | Path, only: Container[str] | None = None, keys: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Reads documents by id from JSON Lines such as {"_id": "d1", "title": "...", "text": "..."}; a title goes before
-    the text. Or from a BEIR folder, TSV or TREC documents.
+    the text. Or from Pyserini's or MS MARCO v2's JSON Lines, a BEIR folder, TSV or TREC documents.
 
     Args:
         only: Keep the documents with these ids: a run names few of a large corpus.
+        keys: What the lines call the document's "id", "text" and "title", where that is something else.
     """
+    keys = keys or {}
     corpus: dict[str, str] = {}
-    lines: dict[str, int] = {}
+    seen: dict[str, int] = {}  # line and fingerprint of each document, kept or not
     for line in document_lines(path):
-        docid = line.filled_text(line.first_key(DOC_IDS, "document id"))
-        if docid in lines:
-            raise line.wrong(f"document id {docid!r} was given before, in line {lines[docid]}; ids must differ")
-        lines[docid] = line.number
-        text = line.titled_text(line.first_key(["text"], "document text"))
+        docid = line.filled_text(_doc_id_key(line, keys))
+        key = line.first_key([keys["text"]], "document text") if "text" in keys else line.text_key("document text")
+        text = line.titled_text(key, keys.get("title", "title"))
+        here = line.number << 64 | fingerprint(text)
+        if (before := seen.setdefault(docid, here)) != here:
+            said = f"{line.place}: document id {docid!r} was given before, in line {before >> 64}"
+            require_same(before & _FINGERPRINT, here & _FINGERPRINT, said)
         if only is None or docid in only:
             corpus[docid] = text
     return corpus
+
+
+_FINGERPRINT = (1 << 64) - 1
+
+
+def _key(line: Line, keys: Mapping[str, str], part: str, usual: Sequence[str], what: str) -> str:
+    return line.first_key([keys[part]] if part in keys else usual, what)
+
+
+def _doc_id_key(line: Line, keys: Mapping[str, str]) -> str:
+    """MS MARCO v2's passages have their own id in `pid`, and in `docid` that of the document they were cut from."""
+    is_passage = "id" not in keys and line.has("pid") and line.has("passage")
+    return "pid" if is_passage else _key(line, keys, "id", DOC_IDS, "document id")
+
+
+def parse_keys(text: str | None, option: str) -> dict[str, str]:
+    """What lines call their id, text and title, as "id=docid,text=body" says it.
+
+    Args:
+        option: Where it was given, for messages.
+    """
+    pairs = [pair.partition("=") for pair in (text or "").split(",") if pair.strip()]
+    keys = {part.strip(): key.strip() for part, _, key in pairs}
+    return require_keys(keys, f"{option} {text}")
+
+
+def require_keys(keys: Mapping[str, str], where: str) -> dict[str, str]:
+    """Refuse keys for what a line does not have."""
+    if wrong := [part for part, key in keys.items() if part not in KEYS or not key]:
+        raise InputError(f"{where}: {quoted(wrong)} cannot be named; expected such as id=docid,text=body,title=heading")
+    return dict(keys)
+
+
+def first_stage(
+    data: Collection,
+    queries: dict[str, str],
+    k: int,
+    path: str | Path | None = None,
+    ignore_identical_ids: bool = False,
+    run: Run | None = None,
+) -> Run:
+    """The first stage's best `k` documents of each query, by a TREC run or by BM25.
+
+    Args:
+        path: The run's file; BM25 where there is none.
+        ignore_identical_ids: Leave out a query's own document, of the same id, as BEIR's evaluation does.
+        run: What the file holds, where it is read already.
+    """
+    require_positive(k, "candidates")
+    if path is None:
+        found = candidates_from_bm25(data.corpus, queries, k + ignore_identical_ids)
+    else:
+        found = candidates_from_run(path, data.corpus, data.queries, None if ignore_identical_ids else k, run)
+    if not ignore_identical_ids:
+        return found
+    found = without_own_documents(found, data.qrels)
+    return {qid: dict(islice(scores.items(), k)) for qid, scores in found.items()}
+
+
+def without_own_documents(run: Run, qrels: Qrels) -> Run:
+    """A run without the document that has the id of its query, as where arguments are asked for by arguments. One that
+    is judged relevant stays: its id is a coincidence, or meant so."""
+    own = [qid for qid, scores in run.items() if qid in scores and qrels.get(qid, {}).get(qid, 0) <= 0]
+    if own:
+        warn("own_documents_left_out", f"{own[0]!r}", len(own))
+    return run | {qid: {docid: score for docid, score in run[qid].items() if docid != qid} for qid in own}
 
 
 def candidates_from_bm25(corpus: dict[str, str], queries: dict[str, str], k: int) -> Run:

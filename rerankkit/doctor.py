@@ -8,7 +8,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -171,17 +171,30 @@ def _kernels() -> list[Finding]:
     spec = importlib.util.find_spec("rerankkit_kernels")
     if spec is None or spec.origin is None:
         return [Finding("backend", "rerankkit_kernels is not installed", True, "install rerankkit again")]
-    found = []
-    for op in sorted(path.parent for path in Path(spec.origin).parent.glob("*/torch.py")):
-        why = ""
-        if not (op / "triton.py").is_file():
-            why = "this version has no triton kernel for it"
-        elif not torch.cuda.is_available():
-            why = "there is no GPU"
-        elif importlib.util.find_spec("triton") is None:
-            why = f"triton is not installed: {_pip('triton')}"
-        found.append(Finding(op.name, f"auto uses torch, as {why}" if why else "auto uses triton"))
-    return found
+    ops = sorted(path.parent.name for path in Path(spec.origin).parent.glob("*/torch.py"))
+    uses = _kernels_use(range(torch.cuda.device_count()))
+    return [Finding(op, uses) for op in ops]
+
+
+def _kernels_use(gpus: Sequence[int]) -> str:
+    """What "auto" takes on each GPU, as the kernels themselves say, which prove themselves for it."""
+    import torch
+    from rerankkit_kernels import backend
+
+    configured = backend.configured()
+    if configured != "auto":
+        return f"auto uses {configured}, as {backend.VARIABLE} says"
+    if not gpus:
+        return "auto uses torch, as there is no GPU"
+    said: dict[str, list[str]] = {}
+    for gpu in gpus:
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            why = backend.why_torch(torch.device("cuda", gpu), dtype)
+            about = str(dtype).removeprefix("torch.") + (f" on GPU {gpu}" if len(gpus) > 1 else "")
+            said.setdefault(f"torch, as {why}" if why else "triton", []).append(about)
+    if len(said) == 1:
+        return f"auto uses {next(iter(said))}"
+    return "auto uses " + "; ".join(f"{which} for {', '.join(names)}" for which, names in said.items())
 
 
 def _embedded(name: str) -> Finding:

@@ -18,6 +18,7 @@ import torch
 from rerankkit.answer_tokens import written_text
 from rerankkit.bill import Bill
 from rerankkit.errors import InputError, RunError
+from rerankkit.evaluation_mode import evaluation_mode
 from rerankkit.parts import Parts as Parts
 from rerankkit.parts import rows_of
 from rerankkit.prefixes import Beginnings, Shared, States, share, shared_by, whole
@@ -204,7 +205,7 @@ class Scoring:
         new = list(firsts.values())
         if _shares(self.parts):
             self._beginnings.share([question.ask.group for question in new], [question.row for question in new])
-        with torch.inference_mode():
+        with torch.inference_mode(), evaluation_mode(self.parts.backbone.module, self.parts.head.module):
             if isinstance(self.parts.head, AnswerReader):
                 self._ask_all(new)
             else:
@@ -332,8 +333,7 @@ class Scoring:
         written = backbone.write(batch.to(device(self.parts)), head.max_new_tokens)
         # the last step of a shorter answer is the token that ends it
         steps = max(min(len(tokens) + 1, head.max_new_tokens) for tokens in written)
-        seconds = time.perf_counter() - start
-        self.bill.add_passes([question.query for question in questions], batch.tokens, seconds, steps)
+        self.bill.add_passes([q.query for q in questions], batch.tokens, time.perf_counter() - start, steps)
         if batch.shared is not None:
             shared = shared_by(rows)
             self._bill_shared(shared, [len(one) for one in shared], batch.shared, questions, 0.0)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rerankkit import files
+from rerankkit.collection import without_own_documents
 from rerankkit.errors import InputError
 from rerankkit.evaluate import (
     MEASURES,
@@ -21,6 +23,7 @@ from rerankkit.evaluate import (
     qrels_of,
     tune_weight,
 )
+from rerankkit.files import is_stream
 from rerankkit.protocols import Group
 from rerankkit.recipe import build
 from rerankkit.registry import registry
@@ -29,13 +32,17 @@ from rerankkit.tables import describe, render
 from rerankkit.trec import Run, read_run, write_run
 
 logger = logging.getLogger("rerankkit")
+MODEL_FILES = ("config.json", "origin.json", "modules.json", "adapter_config.json")
+"""What tells that a folder is a model."""
 Models = dict[str, Any]
 """What is compared, by its name in the table: rerankers, and the paths of TREC runs."""
 
 
 def is_run(name: str) -> bool:
     """Whether a name is a TREC run rather than a model or a recipe."""
-    return Path(name).is_file() and Path(name).suffix != ".cfg"
+    path = Path(name)
+    is_file = is_stream(path) or path.is_file()
+    return is_file and path.suffix != ".cfg" and model_of(path) is None
 
 
 def labels(names: Sequence[str]) -> list[str]:
@@ -61,14 +68,23 @@ def parse_weight(text: str | None) -> float | str | None:
 
 
 def parse_measures(text: str | None) -> list[str] | None:
-    """Names of measures, separated by spaces."""
-    names = text.split() if text else None
+    """Names of measures, separated by spaces or commas."""
+    names = [name for name in re.split(r"[\s,]+(?![^()]*\))", text) if name] if text else None
     for name in names or []:
         parse_measure(name)
     return names
 
 
-def read_groups(data: Path, split: str, top: int, run: Path | None, limit: int | None) -> list[Group]:
+def model_of(path: Path) -> Path | None:
+    """The folder of the model that a file is a part of, such as its config.json; None for any other file."""
+    beside = {"recipe.cfg": ("origin.json",)}.get(path.name, MODEL_FILES)
+    is_part = path.is_file() and (path.suffix in (".json", ".safetensors", ".bin") or path.name == "recipe.cfg")
+    return path.parent if is_part and any((path.parent / name).is_file() for name in beside) else None
+
+
+def read_groups(
+    data: Path, split: str, top: int, run: Path | None, limit: int | None, ignore_identical_ids: bool = True
+) -> list[Group]:
     """What to rank: a BEIR folder, or JSONL."""
     if data.is_dir() and not (data / "qrels").is_dir() and not any(data.glob("*.jsonl")):
         raise InputError(
@@ -76,7 +92,14 @@ def read_groups(data: Path, split: str, top: int, run: Path | None, limit: int |
         )
     if (data / "qrels").is_dir():
         reader = registry.readers.get("beir.v1")
-        found = reader(path=str(data), split=split, candidates=top, limit=limit, run=str(run) if run else None)
+        found = reader(
+            path=str(data),
+            split=split,
+            candidates=top,
+            limit=limit,
+            run=str(run) if run else None,
+            ignore_identical_ids=ignore_identical_ids,
+        )
     elif run:
         raise InputError(f"--run {run}: {data} is no BEIR folder, and JSONL groups bring their own candidates")
     else:
@@ -99,8 +122,13 @@ def evaluate(
     weight: float | str | None,
     baseline: str | None,
     output: Path | None,
+    ignore_identical_ids: bool = False,
 ) -> Comparison:
-    """Rank the groups with every model and compare the runs, the first stage's beside them."""
+    """Rank the groups with every model and compare the runs, the first stage's beside them.
+
+    Args:
+        ignore_identical_ids: Whether the candidates are without queries' own documents; given runs are measured so.
+    """
     from rerankkit.ranking import rerank
 
     first = first_run(groups)
@@ -108,6 +136,8 @@ def evaluate(
         raise InputError("--interpolate needs a first stage's scores, and this data has none")
     # what can be wrong is found before the work
     given = {name: read_run(model) for name, model in models.items() if isinstance(model, Path)}
+    if ignore_identical_ids:
+        given = {name: without_own_documents(run, qrels_of(groups)) for name, run in given.items()}
     runs: dict[str, Run] = {"first stage": first} if first else {}
     if not isinstance(weight, str):
         mixed = [] if weight is None else [_mixed(name, weight) for name in models if name not in given]
@@ -124,6 +154,17 @@ def evaluate(
     if output is not None:
         write_run(list(runs.values())[-1], output)
     return comparison
+
+
+def ignores_identical_ids(models: Models, data: Path | None, asked: bool | None) -> bool:
+    """Whether queries' own documents are left out: as asked, else where the data is in BEIR's form."""
+    if asked is not None:
+        return asked
+    if data is not None:
+        return (data / "qrels").is_dir()
+    recipe = next((model.recipe for model in models.values() if not isinstance(model, Path)), None)
+    section = recipe.get("data.test") if recipe is not None else {}
+    return section.get("@readers") == "beir.v1" and section.get("ignore_identical_ids", True) is True
 
 
 def _mixed(name: str, share: float) -> str:

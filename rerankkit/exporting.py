@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from safetensors.torch import save_file
 
+from rerankkit.architectures import positions
 from rerankkit.backbones.hf_causal import HFCausal
 from rerankkit.backbones.hf_classifier import HFClassifier
 from rerankkit.collators.late_interaction import LateInteractionCollator
@@ -22,7 +23,6 @@ from rerankkit.files import explaining, new_folder
 from rerankkit.formatters.pair import Pair
 from rerankkit.frames import vocabulary_id
 from rerankkit.heads.maxsim import MaxSim
-from rerankkit.pretrained import positions
 from rerankkit.projection import LINEAR
 from rerankkit.published import OPEN_RETRIEVALS_LENGTH, stanford_skiplist
 from rerankkit.warnings import warn

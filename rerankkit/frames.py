@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rerankkit.caches import per_tokenizer
 from rerankkit.errors import InputError
 from rerankkit.prompt_tokens import tokenize
 from rerankkit.protocols import Prompt, Role
-from rerankkit.tokenizer_cache import cached
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Frame:
         return ids, roles, types if self.text_types else None  # type: ignore[return-value]
 
 
-@cached
+@per_tokenizer
 def frame_of(tokenizer: Any, texts: int) -> Frame:
     """How a tokenizer frames one text, or a pair."""
     encoded = tokenizer(*["a"] * texts, return_token_type_ids=True)

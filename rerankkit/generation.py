@@ -6,16 +6,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rerankkit import pretrained
+from rerankkit.architectures import Passes, positions
 from rerankkit.errors import InputError, RunError
 from rerankkit.lazy import torch, transformers
 from rerankkit.protocols import Tokens
 from rerankkit.seq2seq import EncoderState
 
 
-def write_after(model: Any, tokenizer: Any, tokens: Tokens, max_new_tokens: int) -> list[list[int]]:
+def write_after(model: Any, tokenizer: Any, tokens: Tokens, max_new_tokens: int, passes: Passes) -> list[list[int]]:
     """What a causal language model goes on with after each row."""
     refuse_beyond_positions(model, tokens, max_new_tokens)
+    found: list[list[int]] = [[] for _ in range(len(tokens.ids))]
+    for some, rows in passes.of(tokens, max_new_tokens):
+        for row, answer in zip(rows.tolist(), _write_after(model, tokenizer, some, max_new_tokens), strict=True):
+            found[row] = answer
+    return found
+
+
+def _write_after(model: Any, tokenizer: Any, tokens: Tokens, max_new_tokens: int) -> list[list[int]]:
     width = tokens.ids.shape[1]
     # what is written stands right behind what is read, so the padding goes to the left
     from_right = torch.arange(width, device=tokens.ids.device) - (width - tokens.mask.sum(1, keepdim=True))
@@ -49,7 +57,7 @@ def write_decoded(
 
 
 def refuse_beyond_positions(model: Any, tokens: Tokens, max_new_tokens: int) -> None:
-    limit, longest = pretrained.positions(model.config), int(tokens.mask.sum(1).max())
+    limit, longest = positions(model.config), int(tokens.mask.sum(1).max())
     if limit is not None and longest + max_new_tokens > limit:
         raise InputError(
             f"a prompt of {longest} tokens and an answer of up to {max_new_tokens} need {longest + max_new_tokens} "

@@ -18,7 +18,10 @@ from typing import Any, BinaryIO
 
 from rerankkit.errors import InputError
 from rerankkit.files import open_file, unreadable
+from rerankkit.warnings import warn
 
+TEXTS = ("text", "contents", "body", "segment", "passage")
+"""What a document's text is called: by BEIR, by Pyserini, by MS MARCO v2's documents, segments and passages."""
 Texts = Iterable[tuple[int, str]]
 """Lines of a file, each with its number."""
 _KINDS = {
@@ -69,10 +72,20 @@ class Line:
         if len(found) > 1:
             raise self.wrong(f"{what} is given twice, by {quoted(found)}; keep one of them")
         if not found:
+            self.require_no_null(names)
             raise self.wrong(
                 f"no {what}: expected {quoted(names, ' or ')}, found {quoted(self.data)}{nearest(names, self.data)}"
             )
         return found[0]
+
+    def require_no_null(self, names: Iterable[str]) -> None:
+        """Refuse a line where one of these keys is null, which counts as absent."""
+        if nulls := [name for name in names if name in self.data and self.data[name] is None]:
+            raise self.wrong(f"{quoted(nulls)} is null, which counts as absent; give it a value, or remove the line")
+
+    def text_key(self, what: str) -> str:
+        """The name by which this line gives a document's text: `text`, else what other projects call it."""
+        return "text" if self.has("text") else self.first_key(TEXTS, what)
 
     def text(self, key: str) -> str:
         """The text under a key."""
@@ -117,12 +130,12 @@ class Line:
         if not isinstance(value, dict):
             raise self.wrong(f'"{key}" must hold text or {{"title", "text"}} objects, but it holds {kind(value)}')
         inner = replace(self, data=value)
-        return inner.titled_text(inner.first_key(["text"], f'text in a document of "{key}"'))
+        return inner.titled_text(inner.text_key(f'text in a document of "{key}"'))
 
-    def titled_text(self, key: str) -> str:
-        """The text under a key, after the line's title where it has one."""
-        title = self.text("title") if self.has("title") else ""
-        return f"{title} {self.text(key)}" if title else self.text(key)
+    def titled_text(self, key: str, title_key: str = "title") -> str:
+        """The text under a key, after the line's title where it has one; Pyserini's `contents` begin with theirs."""
+        title, text = self.text(title_key) if self.has(title_key) else "", self.text(key)
+        return f"{title} {text}" if title and not (key == "contents" and text.startswith(title)) else text
 
 
 def read_lines(path: str | Path, lines: Texts | None = None) -> Iterator[Line]:
@@ -166,6 +179,17 @@ def text_lines(path: str | Path, file: BinaryIO | None = None) -> Iterator[tuple
                 yield number, text
     except OSError as error:
         raise unreadable(path, number, error) from error
+
+
+def require_same(before: object, value: object, message: str) -> None:
+    """Warn of what is given twice in the same way, and refuse what is given twice in different ways.
+
+    Args:
+        message: Where what stands a second time.
+    """
+    if before != value:
+        raise InputError(f"{message}, with something else in it; keep the right one")
+    warn("lines_repeated", message)
 
 
 def complaint(error: json.JSONDecodeError) -> str:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 from rerankkit import templates
+from rerankkit.caches import TextCache
 from rerankkit.errors import InputError
 from rerankkit.protocols import Piece
 
@@ -74,10 +75,14 @@ def neutral(text: str, template: str, labels: Sequence[str]) -> str:
     Args:
         template: How the prompt writes a label, such as `[{label}] {document}`.
     """
-    return _neutral(text, template, labels if isinstance(labels, str) else tuple(labels))
+    known = labels if isinstance(labels, str) else tuple(labels)
+    return _shown.get((text, template, known), lambda: _neutral(text, template, known))
 
 
-@lru_cache(maxsize=4096)  # a strategy shows a document again and again
+_shown = TextCache(1 << 24)
+"""A strategy shows a document again and again."""
+
+
 def _neutral(text: str, template: str, labels: str | tuple[str, ...]) -> str:
     for pattern, (opening, closing), replaces in _patterns(template, labels):
         folded, origin = _folded(text)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from rerankkit.architectures import positions, settle
 from rerankkit.errors import InputError, RunError
 from rerankkit.lazy import torch, transformers
 from rerankkit.lora import Lora, adapter_folder
@@ -57,22 +58,13 @@ def _align(model: Any) -> None:
 
 
 def load_config(name: str, revision: str | None) -> Any:
-    """A model's config, without its weights."""
+    """A model's config, without its weights; where attention would depend on chance or on other rows, it is set not
+    to."""
     with loading(name):
-        return transformers.AutoConfig.from_pretrained(
+        config = transformers.AutoConfig.from_pretrained(
             resolve_model(name), revision=revision or "main", trust_remote_code=False
         )
-
-
-def refuse_unfit(name: str, config: Any, part: str) -> None:
-    """Refuse a model that is not one stack, or whose scores would depend on the batch a prompt happens to be in."""
-    if config.is_encoder_decoder:
-        raise InputError(f"{name} is an encoder with a decoder ({config.model_type}), which {part} cannot read")
-    if config.model_type in _MIX_PADDING:
-        raise InputError(
-            f"{name} is of type {config.model_type}, in which padding changes the scores of what it pads; {part} "
-            "cannot read it, choose a model whose attention leaves padding out"
-        )
+    return settle(config)
 
 
 def load_tokenizer(name: str, revision: str | None, config: Any) -> Any:
@@ -170,36 +162,3 @@ def save_model(module: Any, tokenizer: Any, name: str, adapter: Lora | None, fol
     module.save_pretrained(folder / "backbone")
     tokenizer.save_pretrained(folder / "backbone")
     return module
-
-
-def positions(config: Any) -> int | None:
-    """How many tokens a model has positions for, if it says; those of RoBERTa's kin begin behind its padding token."""
-    settings = config.get_text_config()
-    limit = getattr(settings, "max_position_embeddings", None)
-    if not isinstance(limit, int) or limit <= 0:
-        return None
-    return limit - (settings.pad_token_id + 1 if settings.model_type in _COUNT_FROM_PADDING else 0)
-
-
-_MIX_PADDING = {
-    "canine",
-    "convbert",
-    "fnet",
-    "nystromformer",
-    "xlnet",  # whose classifier reads the last position, padding or not
-    "yoso",
-}
-_COUNT_FROM_PADDING = {
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "camembert",
-    "mpnet",
-    "longformer",
-    "esm",
-    "data2vec-text",
-    "ibert",
-    "luke",
-    "xmod",
-}

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
+from rerankkit.caches import per_tokenizer
 from rerankkit.errors import InputError
 from rerankkit.lazy import torch
 from rerankkit.protocols import Prompt, Role, Tokens
-from rerankkit.tokenizer_cache import cached
 from rerankkit.warnings import warn
 
 
@@ -118,7 +118,7 @@ class Control:
         return Tokenized([text.ids[i] for i in kept], [text.roles[i] for i in kept], [text.pieces[i] for i in kept])
 
 
-@cached
+@per_tokenizer
 def control_tokens(tokenizer: Any, markers: tuple[str, ...] = ()) -> Control:
     template = str(tokenizer.chat_template or "")
     added = {

@@ -20,7 +20,8 @@ from rerankkit import files
 from rerankkit.collection import (
     Collection,
     candidates_from_bm25,
-    candidates_from_run,
+    first_stage,
+    parse_keys,
     read_corpus,
     read_queries,
 )
@@ -43,13 +44,26 @@ READ, WRITTEN = ("model", "systems", "queries", "docs", "data", "run"), ("output
 """The options that name files."""
 
 
-def file_groups(queries: Path, docs: Path, run: Path | None, top: int) -> list[Group]:
+def file_groups(
+    queries: Path,
+    docs: Path,
+    run: Path | None,
+    top: int,
+    ignore_identical_ids: bool | None = None,
+    keys: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {}),
+) -> list[Group]:
     """The candidates of every query of a file: by a TREC run, else by BM25 over all documents. A query without one is
-    left out with a warning, as a run has no line for it."""
+    left out with a warning, as a run has no line for it.
+
+    Args:
+        ignore_identical_ids: Leave out a query's own document, of the same id; None does it for BEIR folders.
+        keys: What the lines of queries, and those of documents, call their parts.
+    """
+    ignored = docs.is_dir() if ignore_identical_ids is None else ignore_identical_ids
     first = read_run(run) if run else None
     named = {docid for scores in first.values() for docid in scores} if first else None
-    asked, corpus = read_queries(queries), read_corpus(docs, named)
-    found = candidates_from_run(run, corpus, asked, top, first) if run else candidates_from_bm25(corpus, asked, top)
+    asked, corpus = read_queries(queries, keys[0]), read_corpus(docs, named, keys[1])
+    found = first_stage(Collection(corpus, asked), asked, top, run, ignored, first)
     without = [qid for qid in asked if not found.get(qid)]
     if len(without) == len(asked):
         raise InputError(f"{docs}: no document has a word of any query of {queries}, so there is nothing to rank")
@@ -58,10 +72,20 @@ def file_groups(queries: Path, docs: Path, run: Path | None, top: int) -> list[G
         require_word(group.qid, f"{queries}: the query id")
         for docid in group.doc_ids or []:
             require_word(docid, f"{docs}: the document id")
+    if not ignored:
+        _warn_of_own_documents(groups)
     if without:
         source = f"{run} has no line for it" if run else "BM25 finds nothing for it"
         warn("queries_left_out", f"query {without[0]!r} of {len(asked):,} ({source})", len(without))
     return groups
+
+
+def _warn_of_own_documents(groups: Sequence[Group]) -> None:
+    """A query that stands among the documents comes first, and says nothing of the others."""
+    for group in groups:
+        own = [text for docid, text in zip(group.doc_ids or [], group.docs, strict=True) if docid == group.qid]
+        if own and " ".join(group.query.split()) in " ".join(own[0].split()):
+            warn("own_documents_kept", f"{group.qid!r}")
 
 
 def in_order(groups: Sequence[Group], order: FirstStageOrder, seed: int) -> list[Group]:
@@ -80,9 +104,9 @@ def in_order(groups: Sequence[Group], order: FirstStageOrder, seed: int) -> list
     return found
 
 
-def live_group(query: str, docs: Path, top: int) -> list[Group]:
-    """One query against a file of documents."""
-    return _best_of(query, read_corpus(docs), top)
+def live_group(query: str, docs: Path, top: int, keys: Mapping[str, str] | None = None) -> list[Group]:
+    """One query against a file of documents, whose lines may have keys of their own."""
+    return _best_of(query, read_corpus(docs, keys=keys), top)
 
 
 def own_group(query: str, top: int, reranker: Reranker) -> list[Group]:
@@ -103,17 +127,30 @@ def _best_of(query: str, corpus: dict[str, str], top: int) -> list[Group]:
     return Collection(corpus, {"query": query}).groups(found)
 
 
-def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse an interpolation weight that is none, a tag that cannot stand in a run, and files that must not be one.
+def check_options(options: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    """Refuse what does not go together, an interpolation weight that is none, a tag that cannot stand in a run, and
+    files that must not be one.
 
     Args:
         options: What `rank` was given, by the options' names.
+
+    Returns:
+        What the lines of queries, and those of documents, call their parts.
     """
+    query = options["query"] is not None
+    if not query and any(options[name] is None for name in ("queries", "docs", "output")):
+        raise InputError("give --query TEXT, or --queries FILE, --docs FILE and --output FILE")
+    if query and any(options[name] for name in ("queries", "run", "output", "cache", "costs")):
+        raise InputError(
+            "--query shows one ranking: leave --queries, --run, --output, --cache and --costs out, or leave --query out"
+        )
     require_word(options["tag"], "--tag")
     weight = options["interpolate"]
     if weight is not None and not 0 <= weight <= 1:
         raise InputError(f"--interpolate {weight}: expected a weight between 0 and 1")
     require_apart(options)
+    queries, docs = options["queries_keys"], options["docs_keys"]
+    return parse_keys(queries, "--queries-keys"), parse_keys(docs, "--docs-keys")
 
 
 def in_passages(tokens: int | None) -> Passages | None:

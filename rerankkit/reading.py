@@ -121,6 +121,10 @@ def read_file(path: Path) -> str:
     try:
         text = path.read_bytes().decode("utf-8-sig")
         message = "" if text.strip() else "the file is empty; a recipe has sections such as [model]"
+        if text.lstrip().startswith("{"):
+            message = (
+                "this is JSON; a recipe has sections such as [model]. Of a model give the folder, not its config.json"
+            )
     except FileNotFoundError:
         message = "there is no such file"
     except IsADirectoryError:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import tempfile
 from array import array
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from rerankkit.errors import InputError
 from rerankkit.fingerprints import fingerprint
-from rerankkit.jsonl_lines import Line, kind, nearest, quoted
+from rerankkit.jsonl_lines import Line, kind, nearest, quoted, require_same
 from rerankkit.lazy import numpy
 from rerankkit.protocols import Group
 from rerankkit.warnings import Warnings
@@ -50,6 +49,7 @@ def groups_of(lines: Iterator[Line], keys: Keys, notes: Warnings) -> Iterator[Gr
     forms = [(keys.query, keys.positive), (keys.query, "docs"), *((keys.query, label) for label in keys.labels)]
     form = next((form for form in forms if first.has(form[1])), None)
     if form is None:
+        first.require_no_null(key for form in forms for key in form)
         raise first.wrong(
             f"unknown form: expected the keys {' or '.join(quoted(form) for form in forms[:3])}, "
             f"found {quoted(first.data)}{nearest([key for form in forms for key in form], first.data)}"
@@ -91,6 +91,7 @@ def _check_keys(line: Line, required: Sequence[str], optional: Sequence[str], no
     strange = [key for key in line.data if key not in known]
     absent = [key for key in known if not line.has(key)]
     if missing:
+        line.require_no_null(missing)
         hint = nearest(absent, strange)
         raise line.wrong(f"no {quoted(missing)}: expected {quoted(required)}, found {quoted(line.data)}{hint}")
     # a strict likeness: a row may well carry keys of its own, but a misspelt one must not be lost silently
@@ -106,14 +107,25 @@ def _documents(line: Line, key: str) -> list[str]:
 
 
 def _group(line: Line, keys: Keys, docs: list[str], labels: list[float] | None) -> Group:
-    return Group(
-        query=line.filled_text(keys.query),
-        docs=docs,
-        labels=labels,
-        teacher_scores=line.numbers("teacher_scores", len(docs)) if line.has("teacher_scores") else None,
-        qid=_qid(line),
-        doc_ids=_doc_ids(line, len(docs)),
-    )
+    ids, teacher = _doc_ids(line, len(docs)), None
+    if line.has("teacher_scores"):
+        teacher = line.numbers("teacher_scores", len(docs))
+    if ids is not None:
+        at = _without_copies(line, ids, [docs, labels, teacher])
+        docs, ids = [docs[i] for i in at], [ids[i] for i in at]
+        labels = None if labels is None else [labels[i] for i in at]
+        teacher = None if teacher is None else [teacher[i] for i in at]
+    return Group(line.filled_text(keys.query), docs, labels, teacher, _qid(line), ids)
+
+
+def _without_copies(line: Line, ids: list[str], columns: Sequence[Sequence[Any] | None]) -> list[int]:
+    """The positions of a row's documents without those that stand there again, which must be the same in all."""
+    first: dict[str, int] = {}
+    for position, docid in enumerate(ids):
+        if (before := first.setdefault(docid, position)) != position:
+            one, other = ([column[at] for column in columns if column is not None] for at in (before, position))
+            require_same(one, other, f"{line.place}: document id {docid!r} stands twice in one row")
+    return list(first.values())
 
 
 def _qid(line: Line) -> str:
@@ -128,8 +140,6 @@ def _doc_ids(line: Line, count: int) -> list[str] | None:
         raise line.wrong(f'"doc_ids" must be a list of texts, but it is {_named(line, "doc_ids")}')
     if len(ids) != count:
         raise line.wrong(f'"doc_ids" has {len(ids)} entries for {count} documents; give one for each document')
-    if twice := [docid for docid, times in Counter(ids).items() if times > 1]:
-        raise line.wrong(f"document id {twice[0]!r} stands twice in one row")
     return ids
 
 
@@ -140,16 +150,19 @@ def _named(line: Line, key: str) -> str:
 
 def _by_row(lines: Iterable[Line], read: Callable[[Line], Group]) -> Iterator[Group]:
     files: list[Path | str] = []
-    places: dict[int, int] = {}  # of query ids' fingerprints, as small as can be: there is one for every row
+    seen: dict[int, int] = {}  # by query ids' fingerprints: where, and a fingerprint of what, as small as can be
     for line in lines:
         group = read(line)
         if group.qid:
             if line.path not in files[-1:]:
                 files.append(line.path)
             here = len(files) << LINE_BITS | line.number
-            if (before := places.setdefault(fingerprint(group.qid), here)) != here:
-                file, number = files[(before >> LINE_BITS) - 1], before & (1 << LINE_BITS) - 1
-                raise line.wrong(f"query id {group.qid!r} was given before, at {file}{line.unit}{number}")
+            content = fingerprint(repr(group))
+            place, same = divmod(seen.setdefault(fingerprint(group.qid), here << 64 | content), 1 << 64)
+            if place != here:
+                before = f"{files[(place >> LINE_BITS) - 1]}{line.unit}{place & (1 << LINE_BITS) - 1}"
+                require_same(same, content, f"{line.place}: query id {group.qid!r} was given before, at {before}")
+                continue
         yield group
 
 
@@ -204,16 +217,20 @@ def _row_at(file: IO[bytes], begin: int) -> _Flat:
 
 def _gathered(rows: list[_Flat]) -> Group:
     first = rows[0]
-    places: dict[str, str] = {}
+    places: dict[str, _Flat] = {}
+    kept: list[_Flat] = []
     for row in rows:
         if row.query != first.query:
             raise row.wrong(f"query id {row.qid!r} had another query at {first.place}: {first.query[:60]!r}")
         if (row.docid is None) != (first.docid is None):
             raise row.wrong('either all rows of a query have a "doc_id", or none')
-        if row.docid is not None and places.setdefault(row.docid, row.place) != row.place:
-            raise row.wrong(f"document id {row.docid!r} was given for this query before, at {places[row.docid]}")
-    labels = [row.label for row in rows]
-    return Group(first.query, [row.text for row in rows], labels, qid=first.qid, doc_ids=list(places) or None)
+        if row.docid is None or (before := places.setdefault(row.docid, row)) is row:
+            kept.append(row)
+        else:
+            said = f"{row.place}: document id {row.docid!r} was given for this query before, at {before.place}"
+            require_same((before.text, before.label), (row.text, row.label), said)
+    labels = [row.label for row in kept]
+    return Group(first.query, [row.text for row in kept], labels, qid=first.qid, doc_ids=list(places) or None)
 
 
 def _note_documents(group: Group, notes: Warnings) -> None:

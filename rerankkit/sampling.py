@@ -111,8 +111,9 @@ class TrainingGroups(torch.utils.data.Dataset[Group]):
     def known_positives(self, group: Group) -> KnownPositives:
         """What any of the data says to be relevant for the query of a group, by the query's text or by its id."""
         queries = _queries(group)
+        own = {fingerprint(group.qid)} if group.qid else ()  # a document of the query's own id is the query itself
         return KnownPositives(
-            frozenset().union(*(self._relevant_ids[query] for query in queries)),
+            frozenset(own).union(*(self._relevant_ids[query] for query in queries)),
             frozenset().union(*(self._relevant_texts[query] for query in queries)),
         )
 

@@ -9,6 +9,7 @@ import torch
 from rerankkit import engine
 from rerankkit.engine import Parts
 from rerankkit.errors import InputError
+from rerankkit.evaluation_mode import evaluation_mode
 from rerankkit.pretrained import padded
 from rerankkit.protocols import Ask, Group, LateInteraction
 from rerankkit.settings import Engine
@@ -37,7 +38,8 @@ def embed(parts: Parts, texts: Sequence[str], kind: str, settings: Engine) -> li
             tokens, of = batch.shared, batch.shared_of.tolist()
         if tokens.compared is None:
             raise InputError("token vectors need query and document read apart; use late_interaction.v1")
-        vectors = head.embed(padded(parts.backbone.read_shared(tokens))).float().cpu()
+        with evaluation_mode(parts.backbone.module, head.module):
+            vectors = head.embed(padded(parts.backbone.read_shared(tokens))).float().cpu()
         compared = tokens.compared.cpu()
         for number, row in zip(numbers, of, strict=True):
             found[number] = vectors[row][compared[row]]

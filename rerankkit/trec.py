@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 from rerankkit import files
 from rerankkit.errors import InputError
-from rerankkit.jsonl_lines import text_lines
+from rerankkit.jsonl_lines import require_same, text_lines
+from rerankkit.warnings import warn
 
 Run = dict[str, dict[str, float]]
 """The score of each document, by query; a ranking's documents stand best first."""
@@ -70,8 +72,12 @@ def require_finite(run: Run) -> None:
 
 
 def read_run(path: str | Path) -> Run:
-    """Reads `qid Q0 docid rank score tag` lines; each query's documents come in trec_eval's order."""
+    """Reads `qid Q0 docid rank score tag` lines; each query's documents come in trec_eval's order, by their scores.
+
+    Ranks decide nothing, as in trec_eval; a warning says where they contradict the scores.
+    """
     run: Run = {}
+    ranks: dict[str, list[str]] = {}
     for number, text in text_lines(path):
         place, fields = f"{path}:{number}", _fields(text)
         if not fields:
@@ -80,14 +86,30 @@ def read_run(path: str | Path) -> Run:
             raise InputError(
                 f"{place}: expected 6 columns, 'qid Q0 docid rank score tag', but found {len(fields)}: {_cut(text)}"
             )
-        qid, docid = fields[0], fields[2]
+        qid, docid, score = fields[0], fields[2], _score(fields[4], place)
         documents = run.setdefault(qid, {})
         if docid in documents:
-            raise InputError(f"{place}: query {qid!r} has document {docid!r} a second time")
-        documents[docid] = _score(fields[4], place)
+            require_same(documents[docid], score, f"{place}: query {qid!r} has document {docid!r} a second time")
+        else:
+            documents[docid] = score
+            ranks.setdefault(qid, []).append(fields[3])
     if not run:
         raise InputError(f"{path}: no ranked document in this file")
-    return {qid: {docid: scores[docid] for docid in best_first(scores)} for qid, scores in run.items()}
+    ordered = {qid: {docid: scores[docid] for docid in best_first(scores)} for qid, scores in run.items()}
+    for qid, scores in run.items():
+        _compare_ranks(dict(zip(scores, ranks[qid], strict=True)), list(ordered[qid]), f"query {qid!r} of {path}")
+    return ordered
+
+
+def _compare_ranks(ranks: dict[str, str], docids: list[str], place: str) -> None:
+    """Warn where documents ordered by score do not stand in the order of their ranks; equal ranks say nothing."""
+    if not all(rank.isdecimal() for rank in ranks.values()):
+        return
+    for before, after in pairwise(docids):
+        if int(ranks[before]) > int(ranks[after]):
+            example = f"{place}: {before!r} at rank {ranks[before]} has no lower score than {after!r} at {ranks[after]}"
+            warn("ranks_contradicted", example)
+            return
 
 
 def run_place(path: str | Path, column: int, value: str) -> str:
@@ -149,7 +171,7 @@ def read_qrels(path: str | Path) -> Qrels:
             raise InputError(f"{place}: the grade must be a whole number, but it is {grade!r}")
         documents = qrels.setdefault(qid, {})
         if docid in documents:
-            raise InputError(f"{place}: query {qid!r} has document {docid!r} a second time")
+            require_same(documents[docid], int(grade), f"{place}: query {qid!r} has document {docid!r} a second time")
         documents[docid] = int(grade)
     if not qrels:
         raise InputError(f"{path}: no judgement in this file")

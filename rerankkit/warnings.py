@@ -107,7 +107,19 @@ KINDS = {
     "judged_documents_unknown": Kind(
         "judgement", "of no known document", "measures count these as missed; give the corpus that was judged"
     ),
-    "quotes_kept": Kind("cell of a TSV file", "taken with its double quotes", "save as .csv what is quoted as CSV is"),
+    "ranks_contradicted": Kind(
+        "query", "with ranks that contradict the scores, which count", "give scores that fall from rank to rank"
+    ),
+    "lines_repeated": Kind("line", "repeated, taken once", "remove the copies"),
+    "own_documents_left_out": Kind(
+        "query",
+        "whose own document, of the same id, is left out as in BEIR's evaluation",
+        "keep it by ignore_identical_ids = false (--no-ignore-identical-ids)",
+    ),
+    "own_documents_kept": Kind(
+        "query", "among its own candidates, under its own id", "leave it out by --ignore-identical-ids"
+    ),
+    "quotes_kept": Kind("TSV cell", "taken with its double quotes", "save as .csv what is quoted as CSV is"),
     "skiplist_unknown": Kind("skiplist word", "left out, being no token", "its vectors are compared as any other's"),
     "layout_leaves_out": Kind(
         "setting", "left out by the layout", "whoever reads it has to say so again, or it scores otherwise"

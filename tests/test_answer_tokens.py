@@ -54,12 +54,12 @@ def test_a_choice_that_runs_together_with_the_prompt_is_refused() -> None:
 
 def test_choices_of_one_token_are_refused() -> None:
     with pytest.raises(InputError, match="the answers ' yes' and ' yes' are the same token"):
-        choice_ids("Answer:", (" yes", " no", " yes"), WORDS)
+        choice_ids(WORDS, "Answer:", (" yes", " no", " yes"))
 
 
 def test_an_empty_choice_is_refused() -> None:
     with pytest.raises(InputError, match=re.escape("the answer '' is 0 tokens")):
-        choice_ids("Answer:", ("",), WORDS)
+        choice_ids(WORDS, "Answer:", ("",))
 
 
 def test_each_document_is_cut_by_itself_and_the_query_wherever_it_stands() -> None:

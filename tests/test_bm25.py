@@ -83,3 +83,38 @@ def test_the_same_to_the_last_bit_in_every_process() -> None:
     }
     assert len(outputs) == 1
     assert len(outputs.pop()) > 1000
+
+
+UNSPACED = {
+    "Chinese": (["我喜欢在北京吃烤鸭", "上海的夜景很美丽", "北京，故宫的历史"], "北京烤鸭", [0, 2]),
+    "one character": (["猫和狗", "鸟"], "猫", [0]),
+    "Japanese": (["東京タワーは高いです", "京都の寺を訪ねる"], "東京の塔", [0, 1]),
+    "half-width kana": (["ガラスの靴", "木の靴"], "ｶﾞﾗｽ", [0]),
+    "Thai": (["แมวนอนบนเสื่อ", "ฝนตกหนัก"], "แมว", [0]),
+    "Khmer": (["ភាសាខ្មែរ", "ទឹក"], "ខ្មែរ", [0]),
+    "mixed": (["Python语言教程", "Java语言", "蟒蛇"], "python", [0]),
+    "Hindi": (["मैं हिन्दी पढ़ता हूँ", "वह गाता है"], "हिन्दी", [0]),
+    "Arabic with vowel signs": (["كَتَبَ الوَلَدُ", "ذهب"], "كتب", [0]),
+    "accents apart": (["un cafe\u0301 noir", "th\u00e9 vert"], "caf\u00e9", [0]),
+}
+
+
+@pytest.mark.regression
+@pytest.mark.parametrize("script", UNSPACED)
+def test_scripts_without_spaces_are_searched(script: str) -> None:
+    documents, query, expected = UNSPACED[script]
+    assert [position for position, _ in BM25(documents).search([query], 9)[0]] == expected
+
+
+@given(st.text(st.characters(max_codepoint=0x24F), max_size=40) | texts)
+def test_words_of_latin_texts_are_those_of_bm25s(text: str) -> None:
+    from rerankkit.words import words
+
+    assert words(text) == re.findall(r"(?u)\b\w\w+\b", text.lower())
+
+
+def test_an_unspaced_run_is_read_by_characters_and_pairs() -> None:
+    from rerankkit.words import words
+
+    assert words("是3月, Python语") == ["是", "月", "python", "语"]
+    assert words("东京，京都") == ["东", "东京", "京", "京", "京都", "都"]

@@ -16,6 +16,8 @@ from rerankkit.collection import (
     sampled,
 )
 from rerankkit.errors import InputError
+from rerankkit.readers.jsonl import Jsonl
+from rerankkit.trec import read_qrels, read_run
 
 CORPUS = {"d1": "cat dog", "d2": "dog mouse", "d3": "cheese"}
 QUERIES = {"q1": "cat", "q2": "dog mouse", "q3": "zebra"}
@@ -42,7 +44,7 @@ def test_only_the_documents_of_a_run_are_kept_and_all_are_checked(tmp_path: Path
     rows = [{"_id": str(i), "text": f"t{i}"} for i in range(5)]
     assert read_corpus(write(tmp_path / "d", *rows), {"1", "3", "gone"}) == {"1": "t1", "3": "t3"}
     with pytest.raises(InputError, match="d:6: document id '2' was given before, in line 3"):
-        read_corpus(write(tmp_path / "d", *rows, rows[2]), {"1"})
+        read_corpus(write(tmp_path / "d", *rows, {**rows[2], "text": "t9"}), {"1"})
 
 
 @pytest.mark.parametrize(
@@ -52,7 +54,7 @@ def test_only_the_documents_of_a_run_are_kept_and_all_are_checked(tmp_path: Path
         ({"_id": 2, "text": "b"}, '"_id" must be text'),
         ({"text": "b"}, 'id: expected "_id" or "id"'),
         ({"_id": "2", "txt": "b"}, 'text: expected "text"'),
-        ({"_id": "2", "text": None}, 'text: expected "text"'),
+        ({"_id": "2", "text": None}, '"text" is null, which counts as absent'),
         ({"_id": "2", "text": ["b"]}, '"text" must be text, but it is a list'),
     ],
 )
@@ -111,3 +113,98 @@ def test_a_sample_keeps_the_order_and_is_always_the_same() -> None:
     assert sample == ["q5", "q33", "q49", "q53", "q97"]
     assert sampled(qids, 5, seed=1) != sample
     assert sampled(qids, 100, 0) == sampled(qids, None, 0) == qids
+
+
+ALIKE = {
+    "documents": (read_corpus, '{"_id": "1", "text": "a"}\n', '{"_id": "1", "text": "b"}\n', {"1": "a", "2": "c"}),
+    "queries": (read_queries, '{"_id": "1", "text": "a"}\n', '{"_id": "1", "text": "b"}\n', {"1": "a", "2": "c"}),
+    "documents of TSV": (read_corpus, "1\ta\n", "1\tb\n", {"1": "a", "2": "c"}),
+    "judgements": (read_qrels, "1 0 a 1\n", "1 0 a 2\n", {"1": {"a": 1}, "2": {"c": 1}}),
+    "a run": (read_run, "1 Q0 a 1 2.5 x\n", "1 Q0 a 1 2.0 x\n", {"1": {"a": 2.5}, "2": {"c": 2.5}}),
+    "rows": (
+        lambda path: {group.qid: group.docs for group in Jsonl(str(path))},
+        '{"qid": "1", "query": "q", "positive": "a"}\n',
+        '{"qid": "1", "query": "q", "positive": "b"}\n',
+        {"1": ["a"], "2": ["c"]},
+    ),
+    "pairs": (
+        lambda path: {group.qid: group.docs for group in Jsonl(str(path))},
+        '{"qid": "1", "query": "q", "doc_id": "d", "text": "a", "label": 1}\n',
+        '{"qid": "1", "query": "q", "doc_id": "d", "text": "a", "label": 0}\n',
+        {"1": ["a"], "2": ["c"]},
+    ),
+}
+
+
+@pytest.mark.regression
+@pytest.mark.parametrize("what", ALIKE)
+def test_what_is_given_twice_alike_is_taken_once_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    read, line, other, expected = ALIKE[what]
+    third = line.replace("1", "2", 1).replace('"a"', '"c"').replace("\ta", "\tc").replace(" a ", " c ")
+    path = tmp_path / "data"
+    path.write_text(line + third + line)
+    with caplog.at_level(logging.WARNING, "rerankkit"):
+        assert read(path) == expected
+    assert "1 line repeated, taken once, such as " in caplog.text and f"{path}:3: " in caplog.text
+    path.write_text(line + third + other)
+    with pytest.raises(InputError, match="data:3: .*, with something else in it; keep the right one"):
+        read(path)
+
+
+@pytest.mark.regression
+def test_a_document_that_stands_twice_in_a_row_is_taken_once(tmp_path: Path) -> None:
+    row = {"query": "q", "docs": ["a", "b", "a"], "labels": [1, 0, 1], "teacher_scores": [2, 1, 2]}
+    path = write(tmp_path / "data.jsonl", {**row, "doc_ids": ["x", "y", "x"]})
+    (group,) = Jsonl(str(path))
+    assert (group.docs, group.labels, group.teacher_scores, group.doc_ids) == (["a", "b"], [1, 0], [2, 1], ["x", "y"])
+    with pytest.raises(InputError, match="data.jsonl:1: document id 'x' stands twice"):
+        list(Jsonl(str(write(path, {**row, "doc_ids": ["x", "x", "y"]}))))
+
+
+@pytest.mark.regression
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"id": "1", "contents": "Title\nbody"}, {"1": "Title\nbody"}),  # Pyserini
+        ({"id": "1", "title": "Title", "contents": "Title\nbody"}, {"1": "Title\nbody"}),
+        ({"docid": "D1", "url": "u", "title": "T", "headings": "h", "body": "b"}, {"D1": "T b"}),  # MS MARCO v2
+        ({"docid": "D1#2", "title": "T", "segment": "s", "start_char": 3}, {"D1#2": "T s"}),
+        ({"pid": "P1", "passage": "p", "spans": "(0,1)", "docid": "D1"}, {"P1": "p"}),
+        ({"_id": "1", "text": "t", "body": "b", "contents": "c"}, {"1": "t"}),
+    ],
+)
+def test_documents_as_other_projects_write_them(tmp_path: Path, row: Any, expected: dict[str, str]) -> None:
+    assert read_corpus(write(tmp_path / "d.jsonl", row)) == expected
+
+
+def test_keys_may_be_named(tmp_path: Path) -> None:
+    from rerankkit.collection import parse_keys
+
+    docs = write(tmp_path / "d", {"docno": "1", "abstract": "x", "heading": "H", "text": "y"})
+    keys = parse_keys("id=docno, text=abstract,title=heading", "--docs-keys")
+    assert read_corpus(docs, keys=keys) == {"1": "H x"}
+    queries = write(tmp_path / "q", {"number": "1", "question": "x", "text": "y"})
+    assert read_queries(queries, {"id": "number", "text": "question"}) == {"1": "x"}
+    with pytest.raises(InputError, match='q:1: no query text: expected "query_text", found'):
+        read_queries(queries, {"id": "number", "text": "query_text"})
+    for wrong in ("body", "test=body", "text="):
+        with pytest.raises(InputError, match=f"--docs-keys {wrong}: .* cannot be named; expected such as id=docid"):
+            parse_keys(wrong, "--docs-keys")
+
+
+@pytest.mark.regression
+def test_a_null_is_called_null(tmp_path: Path) -> None:
+    rows = {
+        "label": {"query": "q", "document": "d", "label": None},
+        "positive": {"query": "q", "positive": None, "negative": "n"},
+        "query": {"query": None, "docs": ["d"]},
+    }
+    for key, row in rows.items():
+        path = write(tmp_path / "data.jsonl", row)
+        with pytest.raises(InputError, match=f'data.jsonl:1: "{key}" is null, which counts as absent'):
+            list(Jsonl(str(path)))
+    good = {"query": "q", "document": "d", "label": 1}
+    with pytest.raises(InputError, match='data.jsonl:2: "label" is null, which counts as absent'):
+        list(Jsonl(str(write(tmp_path / "data.jsonl", good, rows["label"]))))

@@ -141,8 +141,49 @@ def test_a_gpu_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_kernels_say_which_backend_runs_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = findings("kernels")
-    assert found["pair_score"].value.startswith(("auto uses torch, as ", "auto uses triton"))
+    from rerankkit_kernels import backend
+
+    monkeypatch.delenv(backend.VARIABLE, raising=False)
+    reasons: dict[tuple[str, torch.dtype], str] = {}
+    monkeypatch.setattr(backend, "why_torch", lambda device, dtype: reasons.get((str(device), dtype), ""))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert set(findings("kernels")) == {"logprob", "maxsim", "pair_score"}
+    assert findings("kernels")["pair_score"].value == "auto uses torch, as there is no GPU"
+    monkeypatch.setattr(doctor, "_device", list)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert findings("kernels")["maxsim"].value == "auto uses triton"
+    reasons["cuda:0", torch.bfloat16] = "it came out wrong"
+    wanted = "auto uses triton for float32, float16; torch, as it came out wrong for bfloat16"
+    assert findings("kernels")["maxsim"].value == wanted
+    for dtype in (torch.float32, torch.float16):
+        reasons["cuda:0", dtype] = "it came out wrong"
+    assert findings("kernels")["maxsim"].value == "auto uses torch, as it came out wrong"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert "triton for float32 on GPU 1, bfloat16 on GPU 1" in findings("kernels")["maxsim"].value
+    monkeypatch.setenv(backend.VARIABLE, "torch")
+    assert findings("kernels")["maxsim"].value == "auto uses torch, as RERANKKIT_KERNELS says"
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "rerankkit_kernels" else real(name))
     assert findings("kernels")["backend"].problem
+
+
+@pytest.mark.parametrize(
+    ("capability", "hip", "reason"),
+    [
+        ((7, 5), None, "Acme 9000 is older than compute capability 8.0"),
+        ((9, 0), "6.4", "the tensors are on an AMD GPU, not on an NVIDIA GPU"),
+    ],
+)
+def test_kernels_on_a_gpu_that_triton_does_not_take(
+    capability: tuple[int, int], hip: str | None, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rerankkit_kernels import backend
+
+    monkeypatch.delenv(backend.VARIABLE, raising=False)
+    backend.forget()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Acme 9000")
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert doctor._kernels()[0] == Finding("logprob", f"auto uses torch, as {reason}")
+    backend.forget()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from test_cli import Shell, shell
 
 from rerankkit import evaluating
 from rerankkit.errors import InputError
+
+__all__ = ["shell"]
 
 
 def test_the_last_part_of_a_path_names_a_system_where_that_is_enough() -> None:
@@ -39,3 +43,54 @@ def test_a_file_is_a_run_and_a_recipe_is_not(tmp_path: Path) -> None:
     for name in ("a.trec", "a.cfg"):
         (tmp_path / name).write_text("")
     assert [evaluating.is_run(str(tmp_path / name)) for name in ("a.trec", "a.cfg", "")] == [True, False, False]
+
+
+def arguments(folder: Path) -> tuple[Path, Path]:
+    """A BEIR folder whose query is a document of the corpus under its own id, and a run over it."""
+    texts = {"a1": "taxes should rise", "a2": "taxes should not rise", "a3": "cats"}
+    lines = [json.dumps({"_id": docid, "text": text}) for docid, text in texts.items()]
+    (folder / "corpus.jsonl").write_text("\n".join(lines))
+    (folder / "queries.jsonl").write_text(lines[0])
+    (folder / "qrels").mkdir()
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\na1\ta2\t1\n")
+    (folder / "given.trec").write_text("a1 Q0 a1 1 9 x\na1 Q0 a2 2 8 x\n")
+    return folder, folder / "given.trec"
+
+
+@pytest.mark.regression
+def test_runs_are_measured_without_the_querys_own_document(shell: Shell, tmp_path: Path) -> None:
+    data, run = arguments(tmp_path)
+    code, out, err = shell("evaluate", run, "--data", data, "--measures", "RR@10", "--json")
+    systems = json.loads(out)["systems"]
+    assert code == 0 and {name: found["measures"]["RR@10"] for name, found in systems.items()} == {
+        "first stage": 1.0,
+        "given.trec": 1.0,
+    }
+    assert "of the same id, is left out as in BEIR's evaluation" in err
+    if "--no-ignore-identical-ids" in shell("evaluate", "--help")[1]:
+        kept = shell("evaluate", run, "--data", data, "--measures", "RR@10", "--json", "--no-ignore-identical-ids")
+        assert {found["measures"]["RR@10"] for found in json.loads(kept[1])["systems"].values()} == {0.5}
+
+
+@pytest.mark.regression
+def test_measures_may_stand_between_commas(shell: Shell, tmp_path: Path) -> None:
+    data, run = arguments(tmp_path)
+    code, out, err = shell("evaluate", run, "--data", data, "--measures", "nDCG@10,RR@10, P(rel=1)@5", "--json")
+    assert code == 0, err
+    assert list(json.loads(out)["systems"]["given.trec"]["measures"]) == ["nDCG@10", "RR@10", "P(rel=1)@5"]
+
+
+@pytest.mark.regression
+def test_a_file_of_a_model_is_no_model(shell: Shell, tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (tmp_path / name).write_text('{"model_type": "bert"}')
+        for command in (["evaluate", tmp_path / name], ["rank", tmp_path / name, "--query", "q"]):
+            code, _, err = shell(*command)
+            assert code == 2 and f"is a file of a model; give its folder, {tmp_path}" in err
+            assert len(err.splitlines()) == 1
+    code, _, err = shell("check", tmp_path / "config.json")
+    assert code == 2 and "this is JSON; a recipe has sections" in err and len(err.splitlines()) < 4
+    (tmp_path / "recipe.cfg").write_text("[recipe]\n")
+    (tmp_path / "origin.json").write_text("{}")
+    code, _, err = shell("rank", tmp_path / "recipe.cfg", "--query", "q")
+    assert code == 2 and f"is a file of a model; give its folder, {tmp_path}" in err

@@ -11,7 +11,7 @@ import pytest
 import tiny
 from test_cli import Shell, shell, write
 
-from rerankkit import Reranker
+from rerankkit import Reranker, ranking
 from rerankkit.heads.generated_order import GeneratedOrder
 from rerankkit.protocols import Asked, Group, Order, Reading
 from rerankkit.trec import read_run
@@ -294,3 +294,33 @@ def test_what_is_wrong_is_said_before_a_model_ranks(
     write(data / "bad.trec", "q1 d1\n")
     found, out, err = shell("evaluate", "r.cfg", *options.split(), "--data", ".")
     assert (found, out) == (code, "") and said in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.regression
+def test_a_query_among_its_own_candidates_is_said_or_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines = [
+        json.dumps({"_id": str(i), "text": text}) for i, text in enumerate(("a cat sat", "a cat ran", "a dog ran"))
+    ]
+    for name, rows in (("queries.jsonl", lines[:1]), ("corpus.jsonl", lines)):
+        (tmp_path / name).write_text("\n".join(rows))
+    queries, docs = tmp_path / "queries.jsonl", tmp_path / "corpus.jsonl"
+    with caplog.at_level("WARNING", "rerankkit"):
+        (group,) = ranking.file_groups(queries, docs, None, 1)
+    assert group.doc_ids == ["0"]
+    assert "1 query among its own candidates, under its own id, such as '0'" in caplog.text
+    (group,) = ranking.file_groups(tmp_path, tmp_path, None, 1)  # a BEIR folder, and BEIR's convention
+    assert group.doc_ids == ["1"]
+    assert "of the same id, is left out as in BEIR's evaluation" in caplog.text
+
+
+def test_one_id_for_a_query_and_for_another_text_is_no_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "q.tsv").write_text("1\tcat\n")
+    (tmp_path / "d.tsv").write_text("1\tdogs\n2\ta cat\n")
+    (tmp_path / "run").write_text("1 Q0 1 1 2 x\n1 Q0 2 2 1 x\n")
+    with caplog.at_level("WARNING", "rerankkit"):
+        (group,) = ranking.file_groups(tmp_path / "q.tsv", tmp_path / "d.tsv", tmp_path / "run", 2)
+    assert group.doc_ids == ["1", "2"] and caplog.text == ""
+    files = tmp_path / "q.tsv", tmp_path / "d.tsv", tmp_path / "run"
+    assert ranking.file_groups(*files, 2, ignore_identical_ids=True)[0].doc_ids == ["2"]

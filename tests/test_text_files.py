@@ -148,7 +148,7 @@ def test_what_is_wrong_in_queries_is_said_with_its_line(tmp_path: Path, name: st
         ("D1\tb\nD2\thttp://b\tT\tb\n", "a.tsv:2: expected 2 columns, id<TAB>text, but found 4"),
         ("D1\ttext\twith\ttabs\n", "a.tsv:1: expected 2 columns, id<TAB>text, but found 4"),
         ("docid\turl\ttitle\tbody\nD1\thttp://a\tT\tb\n", "a.tsv:1: .* looks like a header"),
-        ("D1\thttp://a\tT\tb\nD1\thttp://a\tT\tb\n", "a.tsv:2: document id 'D1' was given before, in line 1"),
+        ("D1\thttp://a\tT\tb\nD1\thttp://a\tT\tc\n", "a.tsv:2: document id 'D1' was given before, in line 1"),
         ("\thttp://a\tT\tb\n", 'a.tsv:1: "_id" is empty'),
     ],
 )

@@ -1,5 +1,6 @@
 """Runs and qrels: what is written is read back in the same order by every tool, and wrong lines are named."""
 
+import logging
 import math
 import subprocess
 import sys
@@ -182,3 +183,26 @@ def test_qrels_without_a_judgement_are_refused(tmp_path: Path) -> None:
     (tmp_path / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n")
     with pytest.raises(InputError, match="no judgement"):
         read_qrels(tmp_path / "qrels.tsv")
+
+
+@pytest.mark.regression
+@pytest.mark.parametrize(
+    ("lines", "warns"),
+    [
+        ("q Q0 a 1 1 x\nq Q0 b 2 2 x\nq Q0 c 3 3 x\n", True),  # rising scores
+        ("q Q0 a 1 1 x\nq Q0 b 2 1 x\n", True),  # equal scores: trec_eval puts b first
+        ("q Q0 b 1 1 x\nq Q0 a 2 1 x\n", False),
+        ("q Q0 a 2 1 x\nq Q0 b 1 2 x\n", False),
+        ("q Q0 a 1 1 x\nq Q0 b 1 2 x\n", False),  # equal ranks say nothing
+        ("q Q0 a - 1 x\nq Q0 b - 2 x\n", False),
+        ("p Q0 a 1 2 x\nq Q0 a 0 1 x\np Q0 b 2 1 x\nq Q0 b 1 2 x\n", True),
+    ],
+)
+def test_ranks_that_contradict_the_scores_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, lines: str, warns: bool
+) -> None:
+    (tmp_path / "run").write_text(lines)
+    with caplog.at_level(logging.WARNING, "rerankkit"):
+        run = read_run(tmp_path / "run")
+    assert ("1 query with ranks that contradict the scores, which count, such as query 'q' of" in caplog.text) == warns
+    assert [list(scores) for scores in run.values()] == [best_first(scores) for scores in run.values()]

@@ -8,9 +8,10 @@ from typing import Any
 
 from rerankkit import causal_lm, generation, pretrained
 from rerankkit import quantization as quantizing
+from rerankkit.architectures import Passes, refuse_mixing
 from rerankkit.causal_lm import PrefixState
 from rerankkit.errors import RunError
-from rerankkit.lazy import transformers
+from rerankkit.lazy import torch, transformers
 from rerankkit.lora import Lora, add_lora
 from rerankkit.pretrained import Attention, Dtype
 from rerankkit.protocols import Batch, Hidden, Tokens, Vocabulary
@@ -51,9 +52,11 @@ def hf_causal(
             everything before it; elsewhere it is left off.
         quantization: Weights in eight or four bits through bitsandbytes; to be trained with LoRA and `merge = false`.
     """
+    config = pretrained.load_config(name, revision)
+    refuse_mixing(name, config, "hf_causal.v1")
     auto = transformers.AutoModelForCausalLM
     model, missing = pretrained.load_model(
-        auto, name, dtype, attention, revision, None, quantizing.settings(quantization, dtype)
+        auto, name, dtype, attention, revision, config, quantizing.settings(quantization, dtype)
     )
     causal_lm.refuse_other_architectures(name, model)
     if missing:
@@ -65,6 +68,7 @@ def hf_causal(
 def _without_weights(name: str, revision: str | None, share_prefix: bool) -> HFCausal:
     """The tokenizer and the shape of the model, for what needs no weights."""
     config = pretrained.load_config(name, revision)
+    refuse_mixing(name, config, "hf_causal.v1")
     tokenizer, model = pretrained.load_shape(transformers.AutoModelForCausalLM, name, revision, config)
     causal_lm.refuse_other_architectures(name, model)
     return HFCausal(name, tokenizer, model, share_prefix, None)
@@ -90,6 +94,7 @@ class HFCausal:
         self.lora = lora
         self._has_adapter = lora is not None
         self._quantization = quantization
+        self._passes = Passes(self.model)
         self.shares_prefix = share_prefix and causal_lm.attends_to_everything(self.model)
         self._vocabulary_checked = False
 
@@ -110,11 +115,14 @@ class HFCausal:
         """Final hidden states, after the last norm."""
         decoder, tokens = self.model.get_decoder(), batch.tokens
         if batch.shared is None or batch.shared_of is None:
-            output = decoder(input_ids=tokens.ids, attention_mask=tokens.mask, use_cache=False)
-        else:
-            states = self.read_shared(batch.shared) if states is None else states
-            output = causal_lm.go_on(decoder, tokens, [states[number] for number in batch.shared_of.tolist()])
+            return Hidden(self._passes.states(self._states, tokens))
+        states = self.read_shared(batch.shared) if states is None else states
+        output = causal_lm.go_on(decoder, tokens, [states[number] for number in batch.shared_of.tolist()])
         return Hidden(output.last_hidden_state)
+
+    def _states(self, tokens: Tokens) -> torch.Tensor:
+        decoder = self.model.get_decoder()
+        return decoder(input_ids=tokens.ids, attention_mask=tokens.mask, use_cache=False).last_hidden_state
 
     def vocabulary(self, token_ids: Sequence[int] | None = None) -> Vocabulary:
         vocabulary = causal_lm.output_rows(self.model, token_ids)
@@ -125,7 +133,7 @@ class HFCausal:
         return vocabulary
 
     def write(self, batch: Batch, max_new_tokens: int) -> list[list[int]]:
-        return generation.write_after(self.model, self.tokenizer, batch.tokens, max_new_tokens)
+        return generation.write_after(self.model, self.tokenizer, batch.tokens, max_new_tokens, self._passes)
 
     def save(self, folder: Path) -> None:
         """Write `backbone/`, or `adapter/` where LoRA is to stay apart."""

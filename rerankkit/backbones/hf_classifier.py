@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rerankkit import pretrained
+from rerankkit.architectures import Passes, refuse_unfit
 from rerankkit.classifiers import head_names, in_float32, last_token_logits, new_poolers, require_one_label
 from rerankkit.errors import RunError
-from rerankkit.lazy import transformers
+from rerankkit.lazy import torch, transformers
 from rerankkit.lora import Lora, add_lora
 from rerankkit.pretrained import Attention, Dtype
 from rerankkit.protocols import Batch, Hidden, Tokens
@@ -45,7 +46,7 @@ def hf_classifier(
             checkpoint lacks.
     """
     config = pretrained.load_config(name, revision)
-    pretrained.refuse_unfit(name, config, "hf_classifier.v1")
+    refuse_unfit(name, config, "hf_classifier.v1")
     require_one_label(name, config)
     auto = transformers.AutoModelForSequenceClassification
     model, missing = pretrained.load_model(auto, name, dtype, attention, revision, config)
@@ -61,7 +62,7 @@ def hf_classifier(
 def _without_weights(name: str, revision: str | None) -> HFClassifier:
     """The tokenizer and the shape of the model, for what needs no weights."""
     config = pretrained.load_config(name, revision)
-    pretrained.refuse_unfit(name, config, "hf_classifier.v1")
+    refuse_unfit(name, config, "hf_classifier.v1")
     require_one_label(name, config)
     auto = transformers.AutoModelForSequenceClassification
     tokenizer, model = pretrained.load_shape(auto, name, revision, config)
@@ -92,6 +93,7 @@ class HFClassifier:
         self.untrained = False
         self._adapter = lora
         self._model = model
+        self._passes = Passes(model)
         self.reads_last_token = "score" in head_names(model)
 
     def read_shared(self, shared: Tokens, before: Sequence[Any] = ()) -> list[Any]:
@@ -100,15 +102,18 @@ class HFClassifier:
 
     def hidden(self, batch: Batch, states: Sequence[Any] | None = None) -> Hidden:
         """The classifier's logits, in place of hidden states. [rows, 1, labels]"""
-        if not self.reads_last_token:
-            return Hidden(self.module(**pretrained.model_inputs(self._model, batch.tokens)).logits.unsqueeze(1))
-        pad = self._model.config.get_text_config().pad_token_id
-        if pad is None or pad < 0:
-            return Hidden(last_token_logits(self._model, batch).unsqueeze(1))
-        inputs = pretrained.model_inputs(self._model, batch.tokens)
-        # by the padding token's id, which is not always the tokenizer's, it finds each row's last token
-        inputs["input_ids"] = batch.tokens.ids.masked_fill(batch.tokens.mask == 0, pad)
-        return Hidden(self.module(**inputs).logits.unsqueeze(1))
+        return Hidden(self._passes.states(self._logits, batch.tokens).unsqueeze(1))
+
+    def _logits(self, tokens: Tokens) -> torch.Tensor:
+        """[rows, labels]"""
+        inputs = pretrained.model_inputs(self._model, tokens)
+        if self.reads_last_token:
+            pad = self._model.config.get_text_config().pad_token_id
+            if pad is None or pad < 0:
+                return last_token_logits(self._model, tokens)
+            # by the padding token's id, which is not always the tokenizer's, it finds each row's last token
+            inputs["input_ids"] = tokens.ids.masked_fill(tokens.mask == 0, pad)
+        return self.module(**inputs).logits
 
     def file(self, name: str) -> Path | None:
         """A file of the checkpoint."""

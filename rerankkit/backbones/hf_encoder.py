@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rerankkit import pretrained
+from rerankkit.architectures import Passes, refuse_unfit
 from rerankkit.errors import RunError
 from rerankkit.lazy import torch, transformers
 from rerankkit.lora import Lora, add_lora
@@ -41,8 +42,8 @@ def hf_encoder(
         revision: Branch, tag or commit of a hub id.
     """
     config = pretrained.load_config(name, revision)
-    pretrained.refuse_unfit(name, config, "hf_encoder.v1")
-    model, missing = pretrained.load_model(transformers.AutoModel, name, dtype, attention, revision)
+    refuse_unfit(name, config, "hf_encoder.v1")
+    model, missing = pretrained.load_model(transformers.AutoModel, name, dtype, attention, revision, config)
     if lacking := sorted(key for key in missing if not key.startswith("pooler.")):
         raise RunError(f"{name} lacks weights of its architecture, such as {', '.join(lacking[:3])}")
     tokenizer = pretrained.load_tokenizer(name, revision, model.config)
@@ -52,7 +53,7 @@ def hf_encoder(
 def _without_weights(name: str, revision: str | None) -> HFEncoder:
     """The tokenizer and the shape of the model, for what needs no weights."""
     config = pretrained.load_config(name, revision)
-    pretrained.refuse_unfit(name, config, "hf_encoder.v1")
+    refuse_unfit(name, config, "hf_encoder.v1")
     tokenizer, model = pretrained.load_shape(transformers.AutoModel, name, revision, config)
     return HFEncoder(name, revision, tokenizer, _without_pooler(model), None)
 
@@ -70,6 +71,8 @@ class HFEncoder:
         self.module = add_lora(model, lora) if lora else model
         self._adapter = lora
         self._model = model
+        self._passes = Passes(model)
+        self._from_first = False
 
     def read_shared(self, shared: Tokens, before: Sequence[torch.Tensor] = ()) -> list[torch.Tensor]:
         """Hidden states of each query [length, width]."""
@@ -81,8 +84,20 @@ class HFEncoder:
         shared = self._states(batch.shared) if states is None else pretrained.padded(states)
         return Hidden(self._states(batch.tokens), shared)
 
+    def attend_from_first(self) -> None:
+        """Let the first token see the whole text where other tokens see a window alone, as Longformer's classifiers
+        do."""
+        self._from_first = self._model.config.model_type == "longformer"
+
     def _states(self, tokens: Tokens) -> torch.Tensor:
-        return self.module(**pretrained.model_inputs(self._model, tokens)).last_hidden_state
+        return self._passes.states(self._forward, tokens)
+
+    def _forward(self, tokens: Tokens) -> torch.Tensor:
+        inputs = pretrained.model_inputs(self._model, tokens)
+        if self._from_first:
+            inputs["global_attention_mask"] = torch.zeros_like(tokens.mask)
+            inputs["global_attention_mask"][:, 0] = 1
+        return self.module(**inputs).last_hidden_state
 
     def file(self, name: str) -> Path | None:
         """A file of the checkpoint."""

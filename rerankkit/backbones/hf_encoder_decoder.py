@@ -8,6 +8,7 @@ from typing import Any
 
 from rerankkit import generation, pretrained, seq2seq
 from rerankkit import quantization as quantizing
+from rerankkit.architectures import Passes
 from rerankkit.errors import InputError, RunError
 from rerankkit.lazy import torch, transformers
 from rerankkit.lora import Lora, add_lora
@@ -86,6 +87,7 @@ class HFEncoderDecoder:
         self._has_adapter = lora is not None
         self._quantization = quantization
         self._vocabulary_checked = False
+        self._passes = Passes(self.model)
         tokenizer.decoder_start_token_id = seq2seq.start_token(name, self.model)
         if pretrained.positions(self.model.config) is None:  # relative ones, however long a text
             tokenizer.model_max_length = seq2seq.UNLIMITED
@@ -133,7 +135,8 @@ class HFEncoderDecoder:
         self._has_adapter = adapter is not None and not adapter.merge
 
     def _encoder_states(self, tokens: Tokens) -> torch.Tensor:
-        return self.model.get_encoder()(input_ids=tokens.ids, attention_mask=tokens.mask).last_hidden_state
+        encoder = self.model.get_encoder()
+        return self._passes.states(lambda some: encoder(input_ids=some.ids, attention_mask=some.mask)[0], tokens)
 
     def _encoded(self, batch: Batch, states: Sequence[torch.Tensor] | None) -> EncoderState:
         """What the encoder makes of each row's prompt."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from rerankkit.errors import InputError
 from rerankkit.frames import Frame, frame_of, frames_each, tokenize_texts
 from rerankkit.lazy import torch
-from rerankkit.limits import LimitedCollator, Limits, cut_tokens, cuts
+from rerankkit.limits import LimitedCollator, Limits, Truncation, cut_tokens, cuts
 from rerankkit.prompt_tokens import padded
 from rerankkit.protocols import Batch, Prompt, Role, Row
 from rerankkit.registry import registry
@@ -39,6 +39,7 @@ class PairCollator(LimitedCollator):
     """
 
     part: ClassVar[str] = "pair.v1"
+    truncation: Truncation = "longest_first"
     frame_each: bool = False
 
     def encode(self, prompts: Sequence[Prompt], tokenizer: Any) -> list[Row]:

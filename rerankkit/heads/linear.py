@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from rerankkit.architectures import FromFirst
 from rerankkit.errors import InputError
 from rerankkit.lazy import torch
 from rerankkit.protocols import Backbone, Batch, Classifier, Hidden
@@ -50,6 +51,8 @@ class Linear:
                 f'linear.v1, pooling: "{self.pooling}" needs every token of a prompt, and this backbone computes what '
                 'prompts share apart; use hf_encoder.v1, share_prefix = false or "last"'
             )
+        if self.pooling == "cls" and isinstance(backbone, FromFirst):
+            backbone.attend_from_first()
         width = backbone.module.config.hidden_size
         self.module = torch.nn.Sequential(torch.nn.Dropout(self.dropout), torch.nn.Linear(width, 1, self.bias))
         torch.nn.init.normal_(self.module[1].weight, std=0.02)

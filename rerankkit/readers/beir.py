@@ -8,13 +8,14 @@ from pathlib import Path
 
 from rerankkit.collection import (
     Collection,
-    candidates_from_bm25,
-    candidates_from_run,
+    first_stage,
     read_corpus,
     read_queries,
+    require_keys,
     require_positive,
 )
 from rerankkit.errors import InputError
+from rerankkit.files import packed_or_plain, without_packing
 from rerankkit.jsonl_lines import nearest
 from rerankkit.protocols import Group
 from rerankkit.registry import registry
@@ -36,12 +37,16 @@ class Beir:
         add_positives = true
 
     Args:
-        path: A folder with corpus.jsonl, queries.jsonl (each perhaps .gz) and qrels/{split}.tsv.
+        path: A folder with corpus.jsonl, queries.jsonl and qrels/{split}.tsv, each perhaps packed (.gz, .bz2, .xz).
         candidates: How many documents the first stage gives a query, best first.
         add_positives: Append the relevant documents that the first stage missed. For training; measures over such
             groups would flatter.
         limit: Take a sample of so many queries, the same for the same seed.
         run: A TREC run to take the candidates from, instead of BM25 (k1 0.9, b 0.4, English stop words).
+        ignore_identical_ids: Leave out a query's own document, of the same id, unless it is judged relevant, as BEIR's
+            evaluation does: ArguAna's queries are documents.
+        query_keys: What the lines of queries call their "id" and "text", where that is something else.
+        document_keys: What those of documents call their "id", "text" and "title".
     """
 
     path: str
@@ -51,10 +56,15 @@ class Beir:
     limit: int | None = None
     run: str | None = None
     seed: int = 0
+    ignore_identical_ids: bool = True
+    query_keys: dict[str, str] | None = None
+    document_keys: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         require_positive(self.candidates, "candidates")
         require_positive(self.limit, "limit")
+        for keys in (self.query_keys, self.document_keys):
+            require_keys(keys or {}, self.path)
         folder = Path(self.path)
         self._corpus, self._queries = _file(folder, "corpus.jsonl"), _file(folder, "queries.jsonl")
         self._qrels = _qrels(folder, self.split)
@@ -66,15 +76,14 @@ class Beir:
         return iter(self._groups)
 
     def _read(self) -> list[Group]:
-        data = Collection(read_corpus(self._corpus), read_queries(self._queries), read_qrels(self._qrels))
+        corpus = read_corpus(self._corpus, keys=self.document_keys)
+        data = Collection(corpus, read_queries(self._queries, self.query_keys), read_qrels(self._qrels))
         data.report_unknown(str(self._qrels))
         qids = data.judged_queries(self.limit, self.seed)
         if not qids:
             raise InputError(f"{self._qrels}: none of its queries is in {self._queries}")
-        if self.run is None:
-            ranked = candidates_from_bm25(data.corpus, {qid: data.queries[qid] for qid in qids}, self.candidates)
-        else:
-            ranked = candidates_from_run(self.run, data.corpus, data.queries, self.candidates)
+        asked = {qid: data.queries[qid] for qid in qids}
+        ranked = first_stage(data, asked, self.candidates, self.run, self.ignore_identical_ids)
         return data.groups(ranked, qids, self.add_positives)
 
 
@@ -87,11 +96,13 @@ def _file(folder: Path, name: str) -> Path:
 
 
 def _qrels(folder: Path, split: str) -> Path:
-    path = folder / "qrels" / f"{split}.tsv"
-    if not path.is_file():
-        splits = sorted(p.stem for p in path.parent.glob("*.tsv"))
+    name = folder / "qrels" / f"{split}.tsv"
+    path = packed_or_plain(name)
+    if path is None:
+        plain = map(without_packing, (p.name for p in name.parent.glob("*.tsv*")))
+        splits = sorted(name.removesuffix(".tsv") for name in plain)
         raise InputError(
-            f"{folder}: no split {split!r}, which would be {path}; splits: {', '.join(splits) or 'none'}"
+            f"{folder}: no split {split!r}, which would be {name}; splits: {', '.join(splits) or 'none'}"
             f"{nearest(splits, [split])}"
         )
     return path

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from rerankkit.collection import require_positive
 from rerankkit.errors import InputError
+from rerankkit.files import is_stream, without_packing
 from rerankkit.json_arrays import read_objects
 from rerankkit.protocols import Group
 from rerankkit.registry import registry
 from rerankkit.rows import Keys, groups_of
 from rerankkit.warnings import Warnings
 
-ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
+ENDINGS = (".jsonl", ".json")
 
 
 @registry.readers("jsonl.v1")
@@ -39,8 +40,8 @@ class Jsonl:
         path = "data/train.jsonl"
 
     Args:
-        path: A file, plain or gzip, or a folder, of which all *.jsonl and *.json, each perhaps .gz, are read in the
-            order of names.
+        path: A file, plain or packed (.gz, .bz2, .xz), a pipe, or `-` for standard input; or a folder, of which all
+            *.jsonl and *.json, each perhaps packed, are read in the order of names.
         document_key: What the third form calls its document, in place of `document` or `text`.
         label_key: What the third form calls its label, in place of `label` or `labels`.
         limit: Read only so many groups, from the start.
@@ -71,10 +72,10 @@ class Jsonl:
 
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
-        if not path.exists():
+        if not is_stream(path) and not path.exists():
             raise InputError(f"no such file or folder: {path}")
         return [path]
-    files = sorted(p for p in path.iterdir() if p.name.endswith(ENDINGS))
+    files = sorted(p for p in path.iterdir() if without_packing(p.name).endswith(ENDINGS))
     if not files:
-        raise InputError(f"{path}: no *.jsonl or *.json file, plain or .gz, in this folder")
+        raise InputError(f"{path}: no *.jsonl or *.json file, plain or packed, in this folder")
     return files

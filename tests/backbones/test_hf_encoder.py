@@ -26,11 +26,6 @@ from rerankkit.protocols import Ask, Batch, Group, Tokens
 DOCS = [tiny.sentence(30 + i, 1 + 9 * i) for i in range(4)]
 SMALL = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "pad_token_id": 1,
          "num_attention_heads": 4, "initializer_range": 0.3}  # fmt: skip
-MIXING: dict[str, dict[str, Any]] = {
-    "Canine": SMALL, "FNet": SMALL, "Nystromformer": SMALL, "Yoso": SMALL,
-    "ConvBert": {**SMALL, "embedding_size": 32},
-    "XLNet": {"vocab_size": 60, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48, "initializer_range": 0.3},
-}  # fmt: skip
 
 
 def batch(backbone: HFEncoder) -> Batch:
@@ -68,21 +63,6 @@ def test_in_bf16_they_are_near() -> None:
     backbone = hf_encoder(str(folder), dtype="bf16")
     assert {weight.dtype for weight in backbone.module.parameters()} == {torch.bfloat16}
     assert 1e-5 < distance(backbone, batch(backbone), folder) < 0.05
-
-
-@pytest.mark.parametrize("name", MIXING)
-def test_a_model_in_which_padding_counts_is_refused(name: str, tmp_path: Path) -> None:
-    config = getattr(transformers, f"{name}Config")(num_labels=1, **MIXING[name])
-    model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
-    ids, mask = torch.tensor([[0, 5, 6, 7, 2]]), torch.tensor([[1] * 5 + [0] * 7])
-    with torch.no_grad():
-        alone = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-        padded = model(input_ids=torch.nn.functional.pad(ids, (0, 7), value=1), attention_mask=mask).logits
-    assert (alone - padded).abs().item() > 1e-4
-    config.save_pretrained(tmp_path)
-    for part in (hf_classifier, hf_encoder):
-        with pytest.raises(InputError, match=f"of type {config.model_type}, in which padding changes the scores"):
-            part(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["Bert", "SqueezeBert", "LayoutLM"])

@@ -9,7 +9,7 @@ import tiny_bert
 import tiny_encoders
 import torch
 
-from rerankkit import Reranker
+from rerankkit import Reranker, engine
 from rerankkit.backbones.hf_classifier import hf_classifier
 from rerankkit.backbones.hf_encoder import hf_encoder
 from rerankkit.collators.pair import PairCollator
@@ -21,6 +21,7 @@ from rerankkit.formatters.pointwise import Pointwise as Template
 from rerankkit.heads.linear import Linear
 from rerankkit.heads.logit import Logit
 from rerankkit.heads.maxsim import MaxSim
+from rerankkit.protocols import Ask, Group
 from rerankkit.settings import Engine
 from rerankkit.strategies.pointwise import Pointwise
 from rerankkit.testing import check_head
@@ -65,9 +66,12 @@ def test_scores_are_the_pooled_state_of_each_prompt_alone(architecture: str, poo
 
 def test_dropout_is_for_training() -> None:
     of = reranker(tiny_bert.encoder(), Linear("mean", dropout=0.5))
-    assert of.compute_score(PAIRS) == of.compute_score(PAIRS)
+    scores = of.compute_score(PAIRS)
     of.parts.head.module.train()
-    assert of.compute_score(PAIRS) != of.compute_score(PAIRS)
+    asks = [Ask(Group(query, [document]), (0,)) for query, document in PAIRS]
+    batch = engine.collate(of.parts, engine.encode(of.parts, asks))
+    assert not torch.equal(engine.forward(of.parts, batch), engine.forward(of.parts, batch))
+    assert of.compute_score(PAIRS) == scores  # ranking is none
     with pytest.raises(InputError, match="dropout: must be at least 0 and below 1, got 1"):
         Linear(dropout=1.0)
 

@@ -128,21 +128,6 @@ def test_triton_that_cannot_run_is_an_error_and_auto_goes_on(monkeypatch: pytest
         maxsim(q, d)
 
 
-@pytest.mark.parametrize("wanted", ["not installed", "torch.float64", "cpu"])
-def test_it_says_why(wanted: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: None if "not" in wanted else name)
-    backend._problem.cache_clear()
-    q, d = (one.detach() for one in inputs())
-    if "64" in wanted:
-        q, d = q.double(), d.double()
-    caplog.set_level("INFO")
-    for _ in range(2):
-        with pytest.raises(RuntimeError, match=wanted):
-            maxsim(q, d, backend="triton")
-    assert sum(wanted in message for message in caplog.messages) == 1
-    backend._problem.cache_clear()
-
-
 def test_they_need_torch_alone() -> None:
     code = (
         "import sys; sys.modules['triton'] = None; import torch, rerankkit_kernels as k\n"

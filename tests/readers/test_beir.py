@@ -80,3 +80,67 @@ def test_qrels_of_another_collection_are_refused(folder: Path) -> None:
     (folder / "qrels" / "dev.tsv").write_text("x\td1\t1\n")
     with pytest.raises(InputError, match=r"dev\.tsv: none of its queries is in"):
         list(Beir(str(folder), "dev"))
+
+
+ARGUMENTS = {"a1": "taxes should rise for the rich", "a2": "taxes should not rise for the rich", "a3": "cats are nice"}
+
+
+@pytest.fixture
+def arguana(tmp_path: Path) -> Path:
+    """Queries that are documents of the corpus under their own ids, and are answered by others."""
+    rows = [json.dumps({"_id": docid, "title": "debate", "text": text}) for docid, text in ARGUMENTS.items()]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(rows))
+    (tmp_path / "queries.jsonl").write_text(json.dumps({"_id": "a1", "text": ARGUMENTS["a1"]}))
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\na1\ta2\t1\n")
+    return tmp_path
+
+
+@pytest.mark.regression
+def test_a_query_that_is_a_document_does_not_find_itself(arguana: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from rerankkit.evaluate import first_run, measure, qrels_of
+
+    with caplog.at_level(logging.WARNING, "rerankkit"):
+        (group,) = Beir(str(arguana), "test", candidates=1)
+    assert (group.doc_ids, group.labels) == (["a2"], [1.0])
+    assert measure(first_run([group]) or {}, qrels_of([group])).means["nDCG@10"] == 1.0
+    assert (
+        "1 query whose own document, of the same id, is left out as in BEIR's evaluation, such as 'a1'" in caplog.text
+    )
+    run = arguana / "run"
+    run.write_text("a1 Q0 a1 1 9 x\na1 Q0 a2 2 8 x\na1 Q0 a3 3 7 x\n")
+    (group,) = Beir(str(arguana), "test", candidates=2, run=str(run))
+    assert group.doc_ids == ["a2", "a3"]
+
+
+def test_its_own_document_stays_where_asked_and_where_it_is_relevant(arguana: Path) -> None:
+    (group,) = Beir(str(arguana), "test", candidates=1, ignore_identical_ids=False)
+    assert group.doc_ids == ["a1"]
+    (arguana / "qrels" / "test.tsv").write_text("a1\ta1\t1\n")
+    (group,) = Beir(str(arguana), "test", candidates=1)
+    assert (group.doc_ids, group.labels) == (["a1"], [1.0])
+
+
+@pytest.mark.regression
+def test_nor_is_it_a_negative_of_its_query(arguana: Path) -> None:
+    from rerankkit.protocols import Group
+    from rerankkit.sampling import TrainingGroups
+    from rerankkit.settings import Sampling
+
+    (group,) = Beir(str(arguana), "test")
+    other = Group("who?", [ARGUMENTS["a1"]], [1.0], qid="q2", doc_ids=["a1"])  # it answers another query
+    groups = TrainingGroups([group, other], Sampling(group_size=3, random_negatives=1), 0)
+    assert all("a1" not in (groups[epoch, 0].doc_ids or []) for epoch in range(20))
+    assert groups.known_positives(group).covers("", "a1")
+
+
+def test_keys_of_lines_and_packed_judgements(tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_text(json.dumps({"nr": "d", "abstract": "cats"}))
+    (tmp_path / "queries.jsonl").write_text(json.dumps({"nr": "q", "question": "cats"}))
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv.gz").write_bytes(gzip.compress(b"q\td\t1\n"))
+    keys = {"query_keys": {"id": "nr", "text": "question"}, "document_keys": {"id": "nr", "text": "abstract"}}
+    (group,) = Beir(str(tmp_path), "test", query_keys=keys["query_keys"], document_keys=keys["document_keys"])
+    assert (group.query, group.docs) == ("cats", ["cats"])
+    with pytest.raises(InputError, match='"name" cannot be named'):
+        Beir(str(tmp_path), "test", query_keys={"name": "x"})

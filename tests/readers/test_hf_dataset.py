@@ -113,7 +113,7 @@ def test_text_that_looks_like_something_else_stays_text_in_files_without_types(t
             'but it holds a date: "2024-01-01"',
         ),
         ({"query": ["q"], "document": ["a"], "label": [True]}, "but it holds true or false"),
-        ({"query": [None], "positive": ["a"]}, 'no "query": expected'),
+        ({"query": [None], "positive": ["a"]}, '"query" is null, which counts as absent'),
         ({"query": ["q"], "positives": ["a"]}, 'unknown form: expected the keys "query", "positive" or'),
         ({"query": ["q"], "positive": ["a"], "doc_ids": [["x", "x"]]}, '"doc_ids" has 2 entries for 1 documents'),
     ],
@@ -128,7 +128,7 @@ def test_rows_are_counted_from_0(tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet", query=["a", "b", " "], positive=["x", "y", "z"], qid=["1", "2", "3"])
     assert refused(path).startswith(f'{path}, row 2: "query" is empty')
     path = parquet(tmp_path / "b.parquet", query=["a", "b"], positive=["x", "y"], qid=["1", "1"])
-    assert refused(path) == f"{path}, row 1: query id '1' was given before, at {path}, row 0"
+    assert refused(path).startswith(f"{path}, row 1: query id '1' was given before, at {path}, row 0, with something")
 
 
 def test_keys_splits_and_configs(tmp_path: Path) -> None:
@@ -215,3 +215,24 @@ def test_a_hub_repository_is_read_by_the_names_of_its_files(tmp_path: Path, monk
     monkeypatch.setattr(datasets.DownloadManager, "download", lambda self, files: [str(fetched)])
     assert list(HfDataset("org/name", limit=2)) == GROUPS
     assert refused("org/name").startswith(f'{tmp_path / "train.jsonl"}:3: no "query", "positive"')
+
+
+@pytest.mark.regression
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_quotes_of_a_tsv_are_text(tmp_path: Path, as_folder: bool) -> None:
+    path = tmp_path / "train.tsv"
+    path.write_text('query\ttext\tlabel\na\t"c\t0\na\td"\t1\na\t"e" f\t0\nb\t"g\th\r"\t0\n'.replace("\th\r", " h"))
+    groups = list(HfDataset(str(tmp_path if as_folder else path)))
+    assert [(group.query, group.docs, group.labels) for group in groups] == [
+        ("a", ['"c', 'd"', '"e" f'], [0, 1, 0]),
+        ("b", ['"g h"'], [0]),
+    ]
+
+
+@pytest.mark.regression
+def test_cells_in_quotes_of_a_tsv_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "train.tsv").write_text('query\ttext\tlabel\nq\t"a ""b"""\t1\nq\tc\t0\n')
+    with caplog.at_level("WARNING", "rerankkit"):
+        (group,) = HfDataset(str(tmp_path / "train.tsv"))
+    assert group.docs == ['"a ""b"""', "c"]
+    assert "1 TSV cell taken with its double quotes, such as" in caplog.text

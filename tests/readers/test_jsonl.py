@@ -130,7 +130,7 @@ FLAT = {"qid": "1", "query": "q", "doc_id": "d", "text": "a", "label": 1}
         (LISTED, {**LISTED, "doc_ids": ["x", "x"]}, "document id 'x' stands twice"),
         (LISTED, {**LISTED, "doc_ids": [1, 2]}, '"doc_ids" must be a list of texts'),
         (LISTED, {"query": "q", "docs": ["a"], "label": [1]}, 'did you mean "labels" by "label"?'),
-        (FLAT, FLAT, "document id 'd' was given for this query before, at "),
+        (FLAT, {**FLAT, "label": 0}, "document id 'd' was given for this query before, at "),
         (FLAT, {**FLAT, "doc_id": "e", "query": "r"}, "query id '1' had another query at "),
         (FLAT, {"qid": "1", "query": "q", "text": "b", "label": 1}, 'either all rows of a query have a "doc_id"'),
         (FLAT, {**FLAT, "doc_id": "e", "label": "1"}, '"label" must hold numbers'),

@@ -2,7 +2,8 @@
 
 import torch
 
-from rerankkit_kernels.library import check_device
+from rerankkit_kernels.backend import uses_triton
+from rerankkit_kernels.library import check_device, is_traced
 from rerankkit_kernels.logprob import op  # noqa: F401  registers it
 
 REDUCTIONS = ("sum", "mean", "none")
@@ -79,7 +80,7 @@ def sequence_logprob(
     rows, real = hidden.reshape(-1, hidden.shape[-1]), None if mask is None else mask.bool()
     flat = None if real is None else real.reshape(-1)
     frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
-    at_once = frozen and hidden.requires_grad and torch.is_grad_enabled()
+    at_once = frozen and hidden.requires_grad and torch.is_grad_enabled() and _in_torch(hidden, backend)
     found = torch.ops.rerankkit.logprob_forward(
         rows, weight, targets.reshape(-1, 1), bias, flat, scale, softcap, backend, at_once
     )
@@ -90,6 +91,13 @@ def sequence_logprob(
     if reduction == "mean":
         total = total / _sum(torch.ones_like(each) if real is None else real, cu_seqlens).clamp(min=1)
     return total.to(each.dtype)
+
+
+def _in_torch(hidden: torch.Tensor, backend: str) -> bool:
+    """Whether PyTorch reads the logits, whose forward pass can make the gradients. Either way is right anywhere."""
+    if is_traced(hidden):  # a compiler is answered without asking a device
+        return hidden.device.type == "cpu" and backend != "triton"
+    return not uses_triton(backend, hidden)
 
 
 def _sum(each: torch.Tensor, cu_seqlens: torch.Tensor | None) -> torch.Tensor:

@@ -29,7 +29,7 @@ def _block(backend: str, hidden: torch.Tensor) -> Any:
 def run_forward(hidden: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     *inputs, backend, at_once = rest
     block = _block(backend, hidden)
-    if at_once and block is fallback:
+    if at_once:
         return fallback.forward_with_slopes(hidden, *inputs)
     inputs.append(block.add)
     return (*fallback.forward(hidden, *inputs), hidden.new_empty(0))
@@ -50,7 +50,7 @@ LIBRARY.impl("logprob_backward", _run_backward, "CompositeExplicitAutograd")
 @torch.library.register_fake("rerankkit::logprob_forward", lib=LIBRARY)
 def _forward(hidden: torch.Tensor, weight: torch.Tensor, ids: torch.Tensor, *rest: Any) -> tuple[torch.Tensor, ...]:
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    slopes = torch.empty_like(hidden) if rest[-1] and _block(rest[-2], hidden) is fallback else hidden.new_empty(0)
+    slopes = torch.empty_like(hidden) if rest[-1] else hidden.new_empty(0)
     return hidden.new_empty(ids.shape, dtype=wide), hidden.new_empty(hidden.shape[0], dtype=wide), slopes
 
 

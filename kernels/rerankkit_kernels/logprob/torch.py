@@ -204,7 +204,7 @@ def _kept(hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor | sli
 
 def _chunks(weight: torch.Tensor, hidden: torch.dtype) -> Iterator[tuple[slice, torch.Tensor]]:
     """Rows of the output layer, in the type that products are made in: bfloat16 where nothing is lost by it."""
-    fast = weight.dtype == hidden == torch.bfloat16 and multiplies_bf16(weight.device.type)
+    fast = weight.dtype == hidden == torch.bfloat16 and multiplies_bf16(weight.device)
     dtype = weight.dtype if fast else torch.promote_types(torch.promote_types(weight.dtype, hidden), torch.float32)
     for chunk in steps(len(weight), VOCABULARY):
         yield chunk, weight[chunk].to(dtype)

@@ -62,7 +62,7 @@ def forward(
         _check_bounds(start, length, len(d), winner_type)
     owner = query_of_pairs(len(start), pair_q, group, q.device)
     across = nq if owner is None else 1
-    rescored = precision == "rescored" and q.dtype == torch.bfloat16 and multiplies_bf16(q.device.type)
+    rescored = precision == "rescored" and q.dtype == torch.bfloat16 and multiplies_bf16(q.device)
     scores = torch.zeros(across, len(start), dtype=wide, device=q.device)
     saved = (len(start), across, lq) if winner_type else (0,)
     winners = torch.full(saved, -1, dtype=winner_type or torch.int32, device=q.device)
@@ -193,7 +193,7 @@ class Product:
 
     def __init__(self, q: torch.Tensor, given: torch.dtype, precision: str, small: bool) -> None:
         self.q, self.wide = q, torch.promote_types(q.dtype, torch.float32)
-        fast = q.dtype == torch.bfloat16 and precision != "highest" and multiplies_bf16(q.device.type)
+        fast = q.dtype == torch.bfloat16 and precision != "highest" and multiplies_bf16(q.device)
         self.dtype = q.dtype if fast else self.wide
         self.converted = 0 if given == self.dtype else q.shape[2]  # elements of a row that becomes another type
         self.columns = q.to(self.dtype).transpose(1, 2).contiguous()  # [Nq, dim, Lq]

@@ -1,0 +1,196 @@
+"""What architectures of transformers need so that a text's score is its own, whatever is beside it in a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, runtime_checkable
+
+from rerankkit.errors import InputError
+from rerankkit.lazy import torch
+from rerankkit.protocols import Tokens
+
+APART = {
+    "canine": "its convolutions read what stands behind a text",
+    "convbert": "its convolutions read what stands behind a text",
+    "fnet": "its Fourier transform has no mask",
+    "mobilebert": "each token is read with its neighbours, and the last one's is the padding",
+    "xlnet": "its classifier reads the last position, padding or not",
+    "yoso": "its hashing has no mask",
+}
+"""Types in which padding counts, by model_type, with the reason: their rows go through in batches of one length."""
+REFUSED = {
+    "nystromformer": "padding changes what it makes of a text, and it reads texts of one fixed length only",
+}
+"""Types that keep no score the same in any way that is known, by model_type, with the reason."""
+_COUNTED = ("max_seq_len_cached", "attention_scaling")
+
+
+@runtime_checkable
+class FromFirst(Protocol):
+    """What a backbone adds to `Backbone` where some of its models let tokens see a window of the text alone: a head
+    that reads the first token's state says so."""
+
+    def attend_from_first(self) -> None: ...
+
+
+def refuse_unfit(name: str, config: Any, part: str) -> None:
+    """Refuse a model that is not one stack, or whose scores would depend on the batch a prompt happens to be in."""
+    if config.is_encoder_decoder:
+        raise InputError(f"{name} is an encoder with a decoder ({config.model_type}), which {part} cannot read")
+    refuse_mixing(name, config, part)
+
+
+def refuse_mixing(name: str, config: Any, part: str) -> None:
+    """Refuse a model whose scores would depend on what is beside a prompt or was read before it."""
+    if reason := REFUSED.get(config.model_type):
+        raise InputError(
+            f"{name} is of type {config.model_type}, which gives a document no score of its own: {reason}; {part} "
+            "cannot read it, choose a model of another type"
+        )
+
+
+def settle(config: Any) -> Any:
+    """The config with what would make a score depend on chance or on earlier work set to what does not."""
+    settings = config.get_text_config().to_dict()
+    if settings.get("attention_type") == "block_sparse":  # BigBird's, whose blocks are drawn anew at each pass
+        config.attention_type = "original_full"
+    return config
+
+
+def sees_what_follows(config: Any) -> bool:
+    """Whether a config says that tokens attend to those behind them, in any of the words that transformers knows."""
+    settings = config.get_text_config()
+    values = settings.to_dict() | {"is_causal": getattr(settings, "is_causal", True)}
+    return (
+        values["is_causal"] is False
+        or values.get("use_bidirectional_attention") in (True, "all")
+        or values.get("causal") is False
+        or values.get("attn_type") == "bi"
+        or values.get("is_decoder") is False
+    )
+
+
+def ropes(config: Any) -> list[dict[str, Any]]:
+    """The settings of a model's rotary positions: of all its layers, or of each kind of layer that has its own."""
+    found = config.get_text_config().to_dict().get("rope_parameters") or {}
+    return [found] if "rope_type" in found else [one for one in found.values() if isinstance(one, dict)]
+
+
+def apart_beyond(config: Any) -> int | None:
+    """How many tokens a row may have and still go through a model together with rows of other lengths.
+
+    Rotary positions that grow with the longest row of a batch, or change at some length, are the same for all rows up
+    to the length that the model was first trained on.
+
+    Returns:
+        None where any rows go together.
+    """
+    # Gemma's attention has no mask where nothing is padding, and one that looks back alone where something is
+    blind = config.model_type in ("gemma", "gemma2") and config.use_bidirectional_attention
+    if config.model_type in APART or blind:
+        return 0
+    limits = [
+        _limit(config) if rope["rope_type"] == "dynamic" else rope["original_max_position_embeddings"]
+        for rope in ropes(config)
+        if rope.get("rope_type") in ("dynamic", "longrope")
+    ]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+class Passes:
+    """The passes that the rows of a batch take through a model, so that each gets what it would get alone.
+
+    Args:
+        model: The transformers model, as it was loaded: what its rotary positions are now is what they begin with.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.beyond = apart_beyond(model.config)
+        dynamic = any(rope.get("rope_type") == "dynamic" for rope in ropes(model.config))
+        rotary = [module for module in model.modules() if dynamic and "max_seq_len_cached" in vars(module)]
+        self._rotary = [(module, _numbers(module), _buffers(module)) for module in rotary]
+
+    def of(self, tokens: Tokens, written: int = 0) -> Iterator[tuple[Tokens, torch.Tensor]]:
+        """The rows that go together, without the padding that only others need, and their numbers.
+
+        Args:
+            written: How many tokens may come behind each row.
+        """
+        lengths = tokens.real().sum(1)
+        kinds = torch.zeros_like(lengths) if self.beyond is None else lengths.clamp(min=max(self.beyond - written, 0))
+        for kind in kinds.unique().tolist():
+            rows = (kinds == kind).nonzero().flatten()
+            self.forget()
+            yield tokens.take(rows), rows
+        self.forget()
+
+    def forget(self) -> None:
+        """Set back what rotary positions keep of the longest text so far."""
+        for module, numbers, buffers in self._rotary:
+            for name, buffer in module.named_buffers(recurse=False):
+                setattr(module, name, buffers[name].to(buffer.device))
+            for name, number in numbers.items():
+                setattr(module, name, number)
+
+    def states(self, forward: Callable[[Tokens], torch.Tensor], tokens: Tokens) -> torch.Tensor:
+        """What a forward pass makes of the rows, [rows, length, width] or [rows, labels]."""
+        if self.beyond is None:
+            return forward(tokens)
+        found: list[torch.Tensor] = [torch.empty(0)] * len(tokens.ids)
+        for some, rows in self.of(tokens):
+            for row, states in zip(rows.tolist(), forward(some), strict=True):
+                found[row] = states
+        return torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
+
+
+def _numbers(module: Any) -> dict[str, Any]:
+    """What a module of rotary positions counts, of all layers or of each kind of them."""
+    return {name: value for name, value in vars(module).items() if name.endswith(_COUNTED)}
+
+
+def _buffers(module: Any) -> dict[str, torch.Tensor]:
+    return {name: buffer.clone() for name, buffer in module.named_buffers(recurse=False)}
+
+
+def positions(config: Any) -> int | None:
+    """How many tokens a model has positions for, if it says; those of RoBERTa's kin begin behind its padding token, and
+    rotary ones reach as far as they are scaled to."""
+    settings, limit = config.get_text_config(), _limit(config)
+    if limit is None:
+        return None
+    if settings.model_type in _COUNT_FROM_PADDING:
+        return limit - (settings.pad_token_id + 1)
+    rope = settings.to_dict().get("rope_parameters") or {}
+    return max(limit, int(_scaled(rope, limit)))
+
+
+def _scaled(rope: dict[str, Any], limit: int) -> float:
+    """How far rotary positions of all layers reach. Where they are `llama3` or `longrope`, or layers differ, the config
+    has written it into max_position_embeddings already."""
+    kind = rope.get("rope_type")
+    if kind == "yarn":
+        return rope.get("factor", 1.0) * rope["original_max_position_embeddings"]
+    return limit * rope.get("factor", 1.0) if kind in ("linear", "dynamic") else limit
+
+
+def _limit(config: Any) -> int | None:
+    """What a config calls max_position_embeddings, under whatever name its architecture has for it."""
+    settings = config.get_text_config()
+    limit = getattr(settings, "max_position_embeddings", settings.to_dict().get("max_encoder_position_embeddings"))
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+_COUNT_FROM_PADDING = {
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "mpnet",
+    "longformer",
+    "esm",
+    "data2vec-text",
+    "ibert",
+    "luke",
+    "xmod",
+}
