@@ -14,7 +14,7 @@ from rerankkit.lora import base_layer, effective_rows
 from rerankkit.protocols import Batch, Hidden, Tokens, Vocabulary
 from rerankkit.warnings import warn
 
-NEXT_TO_NOTHING = 1e-3
+NEXT_TO_NOTHING = 1e-4
 """The probability below which answers are hardly ever written."""
 
 
