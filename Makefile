@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test slow gpu bench check
+.PHONY: help install demo test slow gpu visit bench check
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ slow: $(VENV)/.installed-dev  ## the tests that take minutes, such as whole trai
 
 gpu: $(VENV)/.installed-dev  ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+visit: $(VENV)/.installed-dev  ## rehearse a visit to a GPU machine on this CPU: ten minutes, and 4 GB in .visit once
+	$(BIN)/python -m pytest -m visit
 
 bench: $(VENV)/.installed-bench  ## the benchmarks, printed as ratios against the usual way
 	$(BIN)/python -m pytest benchmarks -s

@@ -1,183 +1,149 @@
-"""Checks the Triton kernels on a GPU against float64, then times them, then prints tables to keep.
+"""How fast are the Triton kernels on this GPU, as rerankkit calls them, and beside other ways?
 
-    python benchmarks/gpu_kernels.py              # all of it; a few minutes, most of them compiling
-    python benchmarks/gpu_kernels.py --check      # parity alone
-    TRITON_INTERPRET=1 python benchmarks/gpu_kernels.py --dry-run     # tiny sizes without a GPU, to see that it runs
+    python benchmarks/gpu_kernels.py                                  # a few minutes, most of them compiling
+    TRITON_INTERPRET=1 python benchmarks/gpu_kernels.py --dry-run     # small sizes without a GPU, to see that it runs
 
-Beside ours: a plain einsum, and the packages late-interaction-kernels and flash-maxsim where they are installed. Inputs
-are rotated, so that what one call left in the cache does not flatter the next. "GPU" is the time of a call between
-events, averaged over many calls that are enqueued without waiting; "call" is what Python spends until it may go on.
-Each time stands beside its share of the limit that was measured first: bytes that must move at the speed of a device
-copy, or products at the speed of a large matrix multiplication, whichever takes longer.
+Beside ours: our PyTorch fallback, a plain einsum, `torch.compile` of it, and late-interaction-kernels and flash-maxsim
+where they are installed. Scores and gradients are compared with float64 before a way is timed; one that is wrong is
+timed all the same, and says so. "of_limit" is the share of what was measured first: bytes that must move at the speed
+of a device copy, or products at the speed of a large matrix multiplication, whichever takes longer.
 """
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import importlib.metadata
-import platform
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from sys import path
 from typing import Any
 
 import torch
+from gpu_measuring import Results, about, arguments, timed, warm_up
+from gpu_visit import source_hash
+from rerankkit_kernels import maxsim, maxsim_packed, pair_score, quantize, sequence_logprob
 
-path[:0] = [str(Path(__file__).parents[1] / "kernels")]
-
-from rerankkit_kernels import maxsim, maxsim_packed, pair_score, quantize, sequence_logprob  # noqa: E402
-from rerankkit_kernels.logprob.reference import sequence_logprob_reference  # noqa: E402
-from rerankkit_kernels.maxsim.reference import maxsim_packed_reference, maxsim_reference  # noqa: E402
-from rerankkit_kernels.pair_score.reference import pair_score_reference  # noqa: E402
-
-DRY = False
 COPIES = 3
 """Sets of inputs that calls take in turn."""
+COLUMNS = ["gpu_us", "python_us", "of_limit", "memory_mb", "parity", "score_error", "gradient_error"]
+FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
+Way = Callable[..., torch.Tensor]
 
 
-@dataclass
-class Limit:
-    """Bytes and operations in a second, as measured on this device."""
+@dataclass(frozen=True)
+class Case:
+    """A call: each query with its own documents ("pairs", as ranking does) or with all ("cross", as training in batches
+    does), their masks, whether gradients are asked for, and whether torch.compile, which takes its time, is tried."""
 
-    bytes: float
-    operations: float
+    what: str
+    layout: str
+    dtype: torch.dtype
+    queries: int
+    documents: int
+    query_tokens: int
+    document_tokens: int
+    dim: int = 128
+    masked: bool = True
+    training: bool = False
+    compiled: bool = False
 
-    def seconds(self, moved: float, computed: float) -> float:
-        return max(moved / self.bytes, computed / self.operations)
+    @property
+    def title(self) -> str:
+        sizes = f"{self.queries} x {self.documents}, {self.query_tokens} x {self.document_tokens}, {self.dim}"
+        marks = [str(self.dtype).removeprefix("torch."), *["masks"] * self.masked, *["and backward"] * self.training]
+        return f"{self.what}: {sizes}, {', '.join(marks)}"
 
+    @property
+    def operations(self) -> float:
+        pairs = self.documents if self.layout == "pairs" else self.queries * self.documents
+        products = 5 if self.training else 2  # the backward pass reads a row for each query token, and multiplies once
+        return products * pairs * self.query_tokens * self.document_tokens * self.dim
 
-def device() -> str:
-    return "cpu" if DRY else "cuda"
-
-
-def tokens(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-    return torch.nn.functional.normalize(torch.randn(*shape, device=device()), dim=-1).to(dtype)
-
-
-def check() -> list[list[str]]:
-    """Largest errors of scores and gradients, against float64 of the same rounded inputs."""
-    rows = []
-    nq, nd, lq, ld, dim = (2, 3, 5, 40, 16) if DRY else (20, 30, 32, 300, 128)
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        for layout, masked in (("cross", False), ("cross", True), ("grouped", True), ("pairs", False)):
-            shape = {"cross": (nd, ld), "grouped": (nq, nd, ld), "pairs": (nq, ld)}[layout]
-            masks = {
-                "q_mask": torch.rand(nq, lq, device=device()) > 0.2,
-                "d_mask": torch.rand(shape, device=device()) > 0.4,
-            }
-            options = {"layout": layout, **(masks if masked else {})}
-            leaves = tokens(nq, lq, dim, dtype=dtype), tokens(*shape, dim, dtype=dtype)
-            title = f"maxsim, {layout}{', masks' if masked else ''}"
-            rows.append(errors(title, maxsim, maxsim_reference, options, *leaves))
-            rows.append(errors_of_int8(title, options, *leaves))
-        lengths = torch.randint(0, ld, (nd,))
-        bounds = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)]).to(device())
-        leaves = tokens(nq, lq, dim, dtype=dtype), tokens(int(bounds[-1]), dim, dtype=dtype)
-        rows.append(errors("maxsim_packed", maxsim_packed, maxsim_packed_reference, {"cu_seqlens_d": bounds}, *leaves))
-        leaves = torch.randn(nq, 8, dim, device=device()).to(dtype), tokens(64, dim, dtype=dtype)
-        options = {"yes_id": 3, "no_id": 7, "positions": torch.full((nq,), 7, device=device())}
-        rows.append(errors("pair_score", pair_score, pair_score_reference, options, *leaves))
-        targets = torch.randint(64, (nq, 8), device=device())
-        options = {"targets": targets, "mask": torch.rand(targets.shape, device=device()) > 0.3}
-        rows.append(errors("sequence_logprob", sequence_logprob, sequence_logprob_reference, options, *leaves))
-    if not DRY:
-        rows.append(beyond_32_bits())
-    return rows
+    @property
+    def bytes(self) -> float:
+        size = torch.finfo(self.dtype).bits // 8
+        return (3 if self.training else 1) * self.documents * self.document_tokens * self.dim * size
 
 
-def errors(
-    title: str, op: Callable[..., Any], reference: Callable[..., Any], options: dict[str, Any], *leaves: torch.Tensor
-) -> list[str]:
-    dtype = leaves[0].dtype
-    leaves = tuple(leaf.requires_grad_() for leaf in leaves)
-    doubles = [leaf.detach().double().requires_grad_() for leaf in leaves]
-    ours = partial(op, **options, backend="triton")
-    found, wanted = ours(*leaves), reference(*doubles, **options)
-    grads = torch.autograd.grad(found.sum(), leaves)
-    exact = torch.autograd.grad(wanted.sum(), doubles)
-    again = torch.autograd.grad(ours(*leaves).sum(), leaves)
-    same = all(torch.equal(one, other) for one, other in zip(grads, again, strict=True))
-    score = (found.double() - wanted).abs().max().item()
-    # against the gradient as the inputs' type can hold it
-    apart = max(
-        ((one.double() - other.to(dtype).double()).abs().max() / other.abs().max().clamp(min=1e-9)).item()
-        for one, other in zip(grads, exact, strict=True)
-    )
-    low = dtype != torch.float32
-    # products of log-probabilities are rounded to the inputs' type before a kernel sees them
-    most = 0.5 if low and "logprob" in title else 2e-3
-    assert score < most, f"{title}, {dtype}: a score is {score:.2g} off"
-    assert apart < (0.05 if low else 5e-3), f"{title}, {dtype}: a gradient is {apart:.2g} of the largest off"
-    assert same or "pair_score" in title, f"{title}, {dtype}: two runs have other gradients"
-    return [title, str(dtype).removeprefix("torch."), f"{score:.1e}", f"{apart:.1e}", "yes" if same else "no"]
+# What the head of late interaction sends: float32, both masks, a query repeated for each of its documents.
+RANKING = Case("ranking", "pairs", FP32, 1000, 1000, 32, 180)
+IN_BATCH = Case("in-batch training", "cross", FP32, 128, 128, 32, 300, training=True)
+CASES = [
+    replace(RANKING, compiled=True),
+    replace(RANKING, queries=100, documents=100),
+    replace(RANKING, dim=96),
+    *(replace(RANKING, dtype=dtype) for dtype in (BF16, FP16)),
+    replace(IN_BATCH, compiled=True),
+    replace(IN_BATCH, queries=32, documents=256, document_tokens=180),
+    *(replace(IN_BATCH, dtype=dtype) for dtype in (BF16, FP16)),
+    replace(IN_BATCH, dtype=BF16, masked=False),
+    Case("1 query", "cross", BF16, 1, 1000, 32, 300, masked=False),
+    Case("1 query", "cross", BF16, 1, 1000, 32, 300),
+    Case("1 query", "cross", FP32, 1, 1000, 32, 300, masked=False),
+    Case("1 query", "cross", BF16, 1, 10_000, 32, 300, masked=False),
+    Case("1 query", "cross", BF16, 1, 1000, 32, 180, dim=1024, masked=False),
+    Case("long query", "cross", BF16, 1, 1000, 1024, 1024, masked=False),
+    Case("few long documents", "cross", BF16, 1, 10, 32, 8192, masked=False),
+    Case("in-batch scores", "cross", BF16, 128, 128, 32, 300, masked=False),
+    Case("in-batch scores", "cross", BF16, 128, 128, 32, 300),
+]
 
 
-def errors_of_int8(title: str, options: dict[str, Any], q: torch.Tensor, d: torch.Tensor) -> list[str]:
-    """Against float64 of the same int8 documents, which have no gradients."""
-    documents, scale = quantize(d.detach())
-    with torch.no_grad():
-        found, again = (maxsim(q, documents, d_scale=scale, backend="triton", **options) for _ in range(2))
-        wanted = maxsim_reference(q.double(), documents, d_scale=scale.double(), **options)
-    score, same = (found.double() - wanted).abs().max().item(), torch.equal(found, again)
-    assert score < 2e-3, f"{title}, int8 and {q.dtype}: a score is {score:.2g} off"
-    assert same, f"{title}, int8 and {q.dtype}: two runs have other scores"
-    return [title, f"int8, queries {str(q.dtype).removeprefix('torch.')}", f"{score:.1e}", "", "yes"]
+def shrunk(case: Case) -> Case:
+    documents = min(case.documents, 3)
+    queries = documents if case.layout == "pairs" else min(case.queries, 2)
+    return replace(case, queries=queries, documents=documents, query_tokens=5, document_tokens=20, dim=16)
 
 
-def beyond_32_bits() -> list[str]:
-    """More than 2^31 elements of documents; the last of them has the only token that is like the query."""
-    documents, ld = 57_000, 300
-    d = torch.zeros(documents, ld, 128, dtype=torch.bfloat16, device=device())
-    q = tokens(1, 32, 128)
-    d[-1, -32:] = q[0]
-    scores = maxsim(q, d, backend="triton")
-    error = (scores[0, -1] - q.float().square().sum()).abs().item()
-    assert d.numel() > 2**31 and error < 1e-3 and not scores[0, :-1].any()
-    return ["maxsim, 2^31 elements and more", "bfloat16", f"{error:.1e}", "", ""]
+def vectors(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.randn(*shape, device=DEVICE), dim=-1).to(dtype)
 
 
-def measure_limit() -> Limit:
-    size, side = (1 << 16, 64) if DRY else (1 << 30, 8192)
-    source = torch.empty(size, dtype=torch.uint8, device=device())
-    copy = timed([lambda: source.clone()])[0]
-    a = torch.randn(side, side, device=device(), dtype=torch.bfloat16)
-    return Limit(2 * size / copy, 2 * side**3 / timed([lambda: a @ a])[0])
+def inputs(case: Case) -> dict[str, Any]:
+    """Documents padded on the right, of half to all of the length, where there are masks."""
+    found: dict[str, Any] = {
+        "q": vectors(case.queries, case.query_tokens, case.dim, dtype=case.dtype),
+        "d": vectors(case.documents, case.document_tokens, case.dim, dtype=case.dtype),
+    }
+    if case.masked:
+        for name, of, length in (("q_mask", "q", case.query_tokens), ("d_mask", "d", case.document_tokens)):
+            real = torch.randint((length + 1) // 2, length + 1, (len(found[of]), 1), device=DEVICE)
+            found[name] = torch.arange(length, device=DEVICE) < real
+    return found
 
 
-def timed(calls: Sequence[Callable[[], Any]]) -> tuple[float, float]:
-    """Seconds on the GPU, and of Python, for a call; the calls take turns."""
-    rounds = 1 if DRY else 60 // len(calls)
-    for call in calls:
-        call()
-    if DRY:
-        start = time.perf_counter()
-        calls[0]()
-        return time.perf_counter() - start, time.perf_counter() - start
-    medians = []
-    for _ in range(7):
-        torch.cuda.synchronize()
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start = time.perf_counter()
-        torch.cuda._sleep(20_000_000)  # the queue fills while the GPU waits, so that Python is not what is measured
-        begin.record()
-        for _ in range(rounds):
-            for call in calls:
-                call()
-        end.record()
-        python = time.perf_counter() - start
-        torch.cuda.synchronize()
-        number = rounds * len(calls)
-        medians.append((begin.elapsed_time(end) / 1e3 / number, python / number))
-    return sorted(medians)[len(medians) // 2]
+def einsum(case: Case) -> Way:
+    letters = "psx,ptx->pst" if case.layout == "pairs" else "qsx,ntx->qnst"
+
+    def score(q: torch.Tensor, d: torch.Tensor, q_mask: Any = None, d_mask: Any = None) -> torch.Tensor:
+        similar = torch.einsum(letters, q, d)
+        if d_mask is not None:
+            similar = similar.masked_fill(~d_mask.unsqueeze(-2), -torch.inf)
+        best = similar.amax(-1).float()
+        if q_mask is not None:
+            best = best.masked_fill(~(q_mask if case.layout == "pairs" else q_mask.unsqueeze(1)), 0.0)
+        return best.sum(-1)
+
+    return score
 
 
-def anchors() -> dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]:
+def ways(case: Case) -> dict[str, Way]:
+    """All that can do it; the plain ones only where their similarities fit."""
+    found: dict[str, Way] = {"rerankkit": partial(maxsim, layout=case.layout, backend="triton")}
+    if case.operations < 1e11:
+        found["rerankkit in PyTorch"] = partial(maxsim, layout=case.layout, backend="torch")
+    if case.operations / case.dim * 4 < 2e10:
+        found["einsum"] = einsum(case)
+    if case.compiled:
+        found["einsum, torch.compile"] = torch.compile(einsum(case), backend="aot_eager" if DRY else "inductor")
+    if case.layout == "cross" and not case.masked:
+        for name, score in anchors().items():
+            found[name] = score
+    return found
+
+
+def anchors() -> dict[str, Way]:
     """Other packages' scores of every query with every document, where installed."""
-    found: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {}
+    found: dict[str, Way] = {}
     try:
         from late_interaction_kernels import maxsim as theirs
 
@@ -187,134 +153,159 @@ def anchors() -> dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]
     try:
         from flash_maxsim import flash_maxsim_batched
 
-        found["flash-maxsim"] = lambda q, d: flash_maxsim_batched(q, d, shared_docs=True)
+        found["flash-maxsim"] = partial(flash_maxsim_batched, shared_docs=True)
     except ImportError:
         pass
     return found
 
 
-def plain(q: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
-    return torch.einsum("qsx,ntx->qnst", q, d).max(-1).values.float().sum(-1)
+def step(way: Way, training: bool, given: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
+    """The scores, and in training the gradients of their sum."""
+    if not training:
+        with torch.inference_mode():
+            return (way(**given),)
+    q, d = (given[name].detach().requires_grad_() for name in "qd")
+    scores = way(**{**given, "q": q, "d": d})
+    return (scores.detach(), *torch.autograd.grad(scores.sum(), (q, d)))
 
 
-def time_maxsim(limit: Limit) -> list[list[str]]:
-    rows = []
-    for nq, nd, lq, ld, dim in SHAPES:
-        if DRY:
-            nq, nd, lq, ld, dim = min(nq, 2), min(nd, 2), min(lq, 8), min(ld, 20), min(dim, 32)
-        inputs = [(tokens(nq, lq, dim), tokens(nd, ld, dim)) for _ in range(COPIES)]
-        best = limit.seconds(2 * nd * ld * dim, 2 * nq * nd * lq * ld * dim)
-        ways = {"rerankkit": lambda q, d: maxsim(q, d, backend="triton"), **anchors()}
-        if nq * nd * lq * ld * 2 < 8e9:
-            ways["einsum"] = plain
-        for name, way in ways.items():
-            with torch.inference_mode():
-                rows.append(line(f"{nq} x {nd}, {lq} x {ld}, {dim}", name, "forward", way, inputs, best))
-        if nq == 1:
-            int8 = [(q, *quantize(d)) for q, d in inputs]
-            small = limit.seconds(nd * ld * (dim + 4), 2 * nd * lq * ld * dim)
-            way = lambda q, d, scale: maxsim(q, d, d_scale=scale, backend="triton")  # noqa: E731
-            with torch.inference_mode():
-                rows.append(line(f"1 x {nd}, {lq} x {ld}, {dim}", "rerankkit, int8", "forward", way, int8, small))
-        if nq > 1:
-            for name, way in ways.items():
-                rows.append(line(f"{nq} x {nd}, {lq} x {ld}, {dim}", name, "both", both(way), inputs, 5 * best))
-    nd, ld = (3, 20) if DRY else (2000, 600)
-    lengths = torch.randint(1, ld, (nd,))
-    bounds = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)]).to(device())
-    inputs = [(tokens(1, 32, 128), tokens(int(bounds[-1]), 128)) for _ in range(COPIES)]
-    with torch.inference_mode():
-        best = limit.seconds(2 * 128 * int(bounds[-1]), 0)
-        ragged = lambda q, d: maxsim_packed(q, d, bounds, backend="triton")  # noqa: E731
-        rows.append(line(f"1 x {nd}, 32 x 1 to {ld} ragged, 128", "rerankkit", "forward", ragged, inputs, best))
-    return rows
+def exact(case: Case, given: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
+    """By our fallback in float64, which is tested against the definition."""
+    doubles = {name: value.double() if value.is_floating_point() else value for name, value in given.items()}
+    return step(partial(maxsim, layout=case.layout, backend="torch"), case.training, doubles)
 
 
-def both(way: Callable[..., torch.Tensor]) -> Callable[..., Any]:
-    def step(q: torch.Tensor, d: torch.Tensor) -> Any:
-        q, d = q.detach().requires_grad_(), d.detach().requires_grad_()
-        return torch.autograd.grad(way(q, d).sum(), (q, d))
+def parity(
+    found: tuple[torch.Tensor, ...], wanted: tuple[torch.Tensor, ...], tokens: int, rounds: bool
+) -> dict[str, Any]:
+    """A maximum that is all but shared may fall to either token, so gradients are compared as a whole, by norm.
 
-    return step
+    Args:
+        rounds: The way may round each similarity to its inputs' half precision, as cuBLAS does.
+    """
+    score = float((found[0].double() - wanted[0]).abs().max())
+    apart = [
+        float((one.double() - other).norm() / other.norm().clamp(min=1e-12))
+        for one, other in zip(found[1:], wanted[1:], strict=True)
+    ]
+    most, most_apart = (4e-3, 0.5) if rounds else (2e-5, 0.02)
+    fine = score < most * max(tokens, 32) and all(error < most_apart for error in apart)
+    worst = {"gradient_error": max(apart)} if apart else {}
+    return {"parity": "ok" if fine else "FAILED", "score_error": score, **worst}
 
 
-def time_heads(limit: Limit) -> list[list[str]]:
-    rows = []
+def measured(
+    name: str, way: Way, case: Case, given: list[dict[str, Any]], wanted: tuple[torch.Tensor, ...]
+) -> dict[str, Any]:
+    rounds = name != "rerankkit" and case.dtype != FP32
+    found = parity(step(way, case.training, given[0]), wanted, case.query_tokens, rounds)
+    took = timed([partial(step, way, case.training, one) for one in given])
+    least = max(case.bytes / LIMIT["bytes"], case.operations / LIMIT["operations"])
+    return {**times(took), "of_limit": least / took.gpu, **found}
+
+
+def times(took: Any) -> dict[str, float]:
+    return {"gpu_us": took.gpu * 1e6, "python_us": took.python * 1e6, "memory_mb": took.memory / 1e6}
+
+
+def all_maxsim(results: Results) -> None:
+    for case in (shrunk(case) for case in CASES) if DRY else CASES:
+        torch.manual_seed(0)
+        given = [inputs(case) for _ in range(COPIES)]
+        wanted = exact(case, given[0])
+        for name, way in ways(case).items():
+            results.row(case.title, name, partial(measured, name, way, case, given, wanted))
+
+
+def ragged_and_int8(results: Results) -> None:
+    count, longest = (3, 20) if DRY else (2000, 600)
+    lengths = torch.randint(1, longest, (count,))
+    bounds = torch.tensor([0, *lengths.tolist()], device=DEVICE).cumsum(0)
+    given = [(vectors(1, 32, 128, dtype=BF16), vectors(int(bounds[-1]), 128, dtype=BF16)) for _ in range(COPIES)]
+    packed = partial(maxsim_packed, cu_seqlens_d=bounds, max_seqlen_d=longest)
+    title = f"ragged: 1 x {count}, 32 x 1 to {longest}, 128, bfloat16"
+    simple(results, title, "rerankkit", partial(packed, backend="triton"), partial(packed, backend="torch"), given)
+    count, length = (3, 20) if DRY else (1000, 180)
+    rows = [(vectors(1, 32, 128, dtype=BF16), *quantize(vectors(count, length, 128, dtype=FP32))) for _ in given]
+
+    def scored(q: torch.Tensor, d: torch.Tensor, scale: torch.Tensor, backend: str) -> torch.Tensor:
+        return maxsim(q, d, d_scale=scale, backend=backend)
+
+    ours, fallback = partial(scored, backend="triton"), partial(scored, backend="torch")
+    simple(results, f"int8 documents: 1 x {count}, 32 x {length}, 128, bfloat16", "rerankkit", ours, fallback, rows)
+
+
+def heads(results: Results) -> None:
+    """With the vocabulary and the width of Qwen3-0.6B: 64 rows, the answers at the last position, 16 tokens scored."""
     batch, length, width, vocabulary = (2, 8, 32, 100) if DRY else (64, 512, 1024, 151_669)
-    weight = tokens(vocabulary, width)
-    inputs = [(torch.randn(batch, length, width, device=device()).bfloat16(), weight) for _ in range(COPIES)]
-    last = torch.full((batch,), length - 1, device=device())
-    targets = torch.zeros(batch, length, dtype=torch.long, device=device())
-    mask = torch.arange(length, device=device()).expand(batch, -1) >= length - 16
-    with torch.inference_mode():
-        if not DRY:
-            pair_score(*inputs[0], 3, 7, positions=last, backend="triton")
-            torch.cuda.reset_peak_memory_stats()
-            held = torch.cuda.memory_allocated()
-            pair_score(*inputs[0], 3, 7, positions=last, backend="triton")
-            print(f"\npair_score allocated {torch.cuda.max_memory_allocated() - held} bytes for {batch} scores")
-        for name, way, best in (
-            ("pair_score", lambda h, w: pair_score(h, w, 3, 7, positions=last, backend="triton"), 0.0),
-            ("last position, whole vocabulary", lambda h, w: h[:, -1] @ w.T, 0.0),
-            ("sequence_logprob", lambda h, w: sequence_logprob(h, w, targets, mask=mask, backend="triton"),
-             limit.seconds(2 * vocabulary * width, 2 * batch * 16 * vocabulary * width)),
-        ):  # fmt: skip
-            rows.append(line(f"{batch} x {length}, {width}, {vocabulary:,}", name, "forward", way, inputs, best))
-    return rows
+    weight = vectors(vocabulary, width, dtype=BF16)
+    given = [(torch.randn(batch, length, width, device=DEVICE).to(BF16), weight) for _ in range(COPIES)]
+    last = torch.full((batch,), length - 1, device=DEVICE)
+    targets = torch.zeros(batch, length, dtype=torch.long, device=DEVICE)
+    mask = torch.arange(length, device=DEVICE).expand(batch, -1) >= length - 16
+    sizes = f"{batch} x {length}, {width}, {vocabulary:,}, bfloat16"
+    pair = partial(pair_score, yes_id=3, no_id=7, positions=last)
+    likelihood = partial(sequence_logprob, targets=targets, mask=mask)
+
+    def last_logits(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        logits = (hidden[:, -1] @ weight.T).float()
+        return logits[:, 3] - logits[:, 7]
+
+    wanted = partial(pair, backend="torch")
+    simple(results, f"yes/no: {sizes}", "rerankkit", partial(pair, backend="triton"), wanted, given, 0.05)
+    simple(results, f"yes/no: {sizes}", "last position, whole vocabulary", last_logits, wanted, given, 0.5)
+    wanted = partial(likelihood, backend="torch")
+    for name, way in (("rerankkit", partial(likelihood, backend="triton")), ("rerankkit in PyTorch", wanted)):
+        simple(results, f"likelihood of 16 tokens: {sizes}", name, way, wanted, given, 0.5)
 
 
-def line(shape: str, name: str, what: str, way: Any, inputs: Any, best: float) -> list[str]:
-    gpu, call = timed([lambda pair=pair: way(*pair) for pair in inputs])
-    return [shape, name, what, f"{gpu * 1e6:.1f}", f"{call * 1e6:.1f}", f"{best / gpu:.0%}" if best else ""]
+def simple(results: Results, title: str, name: str, way: Way, wanted: Way, given: Any, most: float = 2e-3) -> None:
+    """Scores alone, compared with another way's."""
+
+    def measure() -> dict[str, Any]:
+        with torch.inference_mode():
+            error = float((way(*given[0]).double() - wanted(*given[0]).double()).abs().max())
+            took = timed([partial(way, *one) for one in given])
+        return {**times(took), "parity": "ok" if error < most else "FAILED", "score_error": error}
+
+    results.row(title, name, measure)
 
 
-# queries, documents, tokens of each, dim
-SHAPES = [
-    (1, 100, 32, 180, 128),
-    (1, 1000, 32, 180, 128),
-    (1, 1000, 32, 300, 128),
-    (1, 1000, 32, 180, 96),
-    (1, 1000, 32, 180, 1024),
-    (1, 10_000, 32, 300, 128),
-    (1, 1000, 1024, 1024, 128),
-    (32, 32, 32, 300, 128),
-    (64, 64, 32, 180, 128),
-    (128, 128, 32, 300, 128),
-    (256, 256, 32, 300, 128),
-]
+def limits(results: Results) -> dict[str, float]:
+    """Bytes and operations in a second: a copy on the device, and a product of large matrices."""
+
+    def measure() -> dict[str, float]:
+        size, side = (1 << 16, 64) if DRY else (1 << 30, 8192)
+        source = torch.empty(size, dtype=torch.uint8, device=DEVICE)
+        a = torch.randn(side, side, device=DEVICE, dtype=BF16)
+        return {
+            "bytes": 2 * size / timed([source.clone], 12).gpu,
+            "operations": 2 * side**3 / timed([lambda: a @ a], 12).gpu,
+        }
+
+    row = results.row("limits", "a copy, and a product of bfloat16", measure)
+    return {"bytes": row["bytes"], "operations": row["operations"]}
 
 
-def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    print(f"\n### {title}\n")
-    print("\n".join(f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)), flush=True)
+def main() -> int:
+    global DRY, DEVICE, LIMIT
+    given = arguments(__doc__)
+    DRY, DEVICE = given.dry_run, "cpu" if given.dry_run else "cuda"
+    given.out.mkdir(parents=True, exist_ok=True)
+    results = Results(given.out / "gpu-kernels.json", about(DRY), source_hash())
+    warm_up()
+    LIMIT = limits(results)
+    heads(results)
+    ragged_and_int8(results)
+    all_maxsim(results)
+    print(results.table(COLUMNS))
+    for row in results.failed():
+        print(f"WRONG: {row['title']}, {row['way']}: {row.get('error', row.get('score_error'))}")
+    # another package's mistake is a finding, and no reason to repeat the step
+    return int(any(row["way"] == "rerankkit" for row in results.failed()))
 
 
-def main() -> None:
-    global DRY
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="parity alone")
-    parser.add_argument("--dry-run", action="store_true", help="tiny sizes, in Triton's interpreter")
-    arguments = parser.parse_args()
-    DRY = arguments.dry_run
-    torch.manual_seed(0)
-    names = ("torch", "triton", "late-interaction-kernels", "flash-maxsim")
-    versions = []
-    for name in names:
-        try:
-            versions.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            versions.append(f"no {name}")
-    where = "DRY RUN, NO MEASUREMENT" if DRY else torch.cuda.get_device_name()
-    print(f"{datetime.date.today()} · {where} · Python {platform.python_version()}, {', '.join(versions)}")
-    table("Parity with float64", ["op", "dtype", "score's error", "gradient's, of the largest", "runs alike"], check())
-    if arguments.check:
-        return
-    limit = measure_limit()
-    print(f"\nLimits: {limit.bytes / 1e12:.2f} TB/s (a copy), {limit.operations / 1e12:.0f} TFLOP/s (bf16 8192³)")
-    header = ["shape", "way", "pass", "GPU, µs", "call, µs", "of the limit"]
-    table("MaxSim, bf16: queries x documents, tokens x tokens, dim", header, time_maxsim(limit))
-    table("Heads of language models, bf16: rows x length, width, vocabulary", header, time_heads(limit))
-
+DRY, DEVICE, LIMIT = False, "cuda", dict[str, float]()
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

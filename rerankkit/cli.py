@@ -151,10 +151,8 @@ def rank(
         group = ranking.live_group(query, docs, top, keys[1]) if docs else None
         reranker = _load(model, overrides, code, trust_code)
         groups = ranking.in_order(group or ranking.own_group(query, top, reranker), first_stage_order, seed)
-        found = ranking.rerank(reranker, groups, interpolate, passages=ranking.in_passages(passages))
-        ranking.show(found, groups, show)
-        if counts():
-            _done(f"ranked {len(groups[0].docs)} documents")
+        ranking.show(ranking.rerank(reranker, groups, interpolate, None, ranking.in_passages(passages)), groups, show)
+        _done_with(f"ranked {len(groups[0].docs)} documents")
     elif queries is not None and docs is not None and output is not None:
         groups = ranking.file_groups(queries, docs, run, top, ignore_identical_ids, keys)
         groups = ranking.in_order(groups, first_stage_order, seed)
@@ -204,8 +202,7 @@ def evaluate(
         _print_json(comparison.as_dict())
         return
     evaluating.show(comparison, names)
-    if counts():
-        _done(f"measured {comparison.queries} queries")
+    _done_with(f"measured {comparison.queries} queries")
 
 
 @app.command()
@@ -351,6 +348,12 @@ def _done(line: str, err: bool = False) -> None:
     """
     say()
     typer.echo(f"{line}{summary()}", err=err)
+
+
+def _done_with(line: str) -> None:
+    """Print a last line below a table, where something was warned of."""
+    if counts():
+        _done(line)
 
 
 def _print_json(report: dict[str, Any]) -> None:

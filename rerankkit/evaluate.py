@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ MEASURES = ("nDCG@10", "RR@10")
 RESAMPLES = 10_000
 
 
-def prepare(groups: Sequence[Group]) -> list[Group]:
+def prepare(groups: Iterable[Group]) -> list[Group]:
     """Gives every group and document an id, `q1` and `d1` onwards where they have none.
 
     Where there is no first stage, documents are put in an order that says nothing of their labels: files often give
@@ -36,6 +36,9 @@ def prepare(groups: Sequence[Group]) -> list[Group]:
         if group.qid in seen:
             raise InputError(f"two groups have the query id {group.qid!r}; ids must differ")
         seen.add(group.qid)
+        if len(set(ids := group.doc_ids or [])) < len(ids):
+            twice = next(docid for number, docid in enumerate(ids) if docid in ids[:number])
+            raise InputError(f"query {group.qid!r} has two documents of the id {twice!r}; ids must differ")
     return prepared
 
 

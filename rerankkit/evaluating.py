@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,14 @@ from rerankkit.evaluate import (
     tune_weight,
 )
 from rerankkit.files import is_stream
+from rerankkit.inputs import GROUPS, listed
 from rerankkit.protocols import Group
 from rerankkit.recipe import build
 from rerankkit.registry import registry
 from rerankkit.screen import console
 from rerankkit.tables import describe, render
 from rerankkit.trec import Run, read_run, write_run
+from rerankkit.warnings import Mode, collecting_as
 
 logger = logging.getLogger("rerankkit")
 MODEL_FILES = ("config.json", "origin.json", "modules.json", "adapter_config.json")
@@ -117,18 +119,35 @@ def own_groups(models: Models, limit: int | None) -> list[Group]:
 
 def evaluate(
     models: Models,
-    groups: Sequence[Group],
-    measures: Sequence[str] | None,
-    weight: float | str | None,
-    baseline: str | None,
-    output: Path | None,
+    groups: Iterable[Group],
+    measures: Sequence[str] | None = None,
+    weight: float | str | None = None,
+    baseline: str | None = None,
+    output: Path | None = None,
     ignore_identical_ids: bool = False,
+    warnings: Mode = "log",
 ) -> Comparison:
     """Rank the groups with every model and compare the runs, the first stage's beside them.
 
     Args:
+        weight: Of the reranker beside the first stage, or "tune".
         ignore_identical_ids: Whether the candidates are without queries' own documents; given runs are measured so.
+        warnings: Whether what is cut, replaced or left out is logged or an error.
     """
+    with collecting_as(warnings):
+        prepared = prepare(listed(groups, GROUPS))
+        return _evaluated(models, prepared, measures, weight, baseline, output, ignore_identical_ids)
+
+
+def _evaluated(
+    models: Models,
+    groups: list[Group],
+    measures: Sequence[str] | None,
+    weight: float | str | None,
+    baseline: str | None,
+    output: Path | None,
+    ignore_identical_ids: bool,
+) -> Comparison:
     from rerankkit.ranking import rerank
 
     first = first_run(groups)

@@ -9,7 +9,7 @@ import logging
 import os
 import random
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,11 +88,12 @@ def _warn_of_own_documents(groups: Sequence[Group]) -> None:
             warn("own_documents_kept", f"{group.qid!r}")
 
 
-def in_order(groups: Sequence[Group], order: FirstStageOrder, seed: int) -> list[Group]:
+def in_order(groups: Iterable[Group], order: FirstStageOrder, seed: int) -> list[Group]:
     """The groups with their documents in the order that a strategy is to see, which may be another than the first
     stage's; its scores stay with the documents."""
+    groups = list(groups)
     if order == "given":
-        return list(groups)
+        return groups
     if any(group.first_scores is None for group in groups):
         raise InputError(f"--first-stage-order {order}: this data has no first stage whose order could be changed")
     found = []
@@ -114,7 +115,11 @@ def own_group(query: str, top: int, reranker: Reranker) -> list[Group]:
     if reranker.recipe is None or not reranker.recipe.has("data.test"):
         raise InputError("give --docs FILE: the model's recipe has no [data.test] to take documents from")
     groups = prepare(list(build(reranker.recipe, "data.test")))
-    corpus = {docid: text for group in groups for docid, text in zip(group.doc_ids or [], group.docs, strict=True)}
+    corpus: dict[str, str] = {}
+    for group in groups:
+        for docid, text in zip(group.doc_ids or [], group.docs, strict=True):
+            if corpus.setdefault(docid, text) != text:  # where ids are of one query each, as `d1` is
+                corpus[f"{group.qid}:{docid}"] = text
     return _best_of(query, corpus, top)
 
 
@@ -160,7 +165,7 @@ def in_passages(tokens: int | None) -> Passages | None:
 
 def rerank(
     reranker: Reranker,
-    groups: Sequence[Group],
+    groups: Iterable[Group],
     weight: float | None,
     cache: ScoreCache | None = None,
     passages: Passages | None = None,

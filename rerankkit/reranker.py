@@ -113,7 +113,8 @@ class Reranker:
         Args:
             notes: Markdown for the model card, such as what was measured.
         """
-        saving.save(self, Path(folder), notes)
+        with collecting_as(None, self.warnings):
+            saving.save(self, Path(folder), notes)
 
     def export(self, folder: str | Path, layout: str) -> None:
         """Write a folder that another project loads and that scores the same there; this reranker stays as it is.
@@ -125,7 +126,7 @@ class Reranker:
         from rerankkit import exporting
 
         self._require_trained()
-        with quiet_libraries():
+        with collecting_as(None, self.warnings), quiet_libraries():
             exporting.export(self.parts, Path(folder), layout)
 
     def to(self, device: str | torch.device) -> Reranker:

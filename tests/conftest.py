@@ -18,6 +18,7 @@ LEFT_OUT = pytest.StashKey[Counter[str]]()
 RUN_THEM = {
     "slow": "make slow",
     "gpu": "make gpu, on a machine with a CUDA device",
+    "visit": "make visit, which rehearses a visit to a GPU machine",
     "interpreted": "TRITON_INTERPRET=1 pytest tests/kernels -m interpreted, which make test does",
     "compiled": "pytest tests/kernels -m compiled, which make test does",
 }

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import tiny
 
 from rerankkit import Reranker, cli, recipe, registry
 from rerankkit.errors import InputError, RunError
@@ -226,3 +227,26 @@ def test_a_model_is_a_recipe_a_folder_or_a_published_name(
     for way in ("from_recipe", "from_pretrained"):
         monkeypatch.setattr(Reranker, way, lambda *given, way=way: way)
     assert cli._load(name, {}, None, False) == kind
+
+
+def test_every_command_takes_strict(shell: Shell) -> None:
+    names = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
+    assert len(names) >= 10
+    for name in names:
+        code, out, _ = shell(name, "--help")
+        assert code == 0 and "--strict" in out
+
+
+@pytest.mark.regression
+def test_a_warning_is_an_error_where_that_is_asked_for(shell: Shell, tmp_path: Path) -> None:
+    recipe = tiny.recipe(tmp_path / "r.cfg")
+    docs = write(tmp_path / "d.jsonl", '{"_id": "d1", "text": "a file"}\n')
+    asked = write(tmp_path / "q.jsonl", '{"_id": "q1", "text": "file"}\n{"_id": "q2", "text": "zebra"}\n')
+    given = ("rank", recipe, "--queries", asked, "--docs", docs, "--output", tmp_path / "out.trec")
+    code, out, err = shell(*given, "--strict")
+    assert (code, out) == (2, "") and not (tmp_path / "out.trec").exists()
+    assert err.startswith("error: 1 query left out, such as query 'q2'") and len(err.splitlines()) == 1
+    for _ in range(2):  # said once in each command
+        code, out, err = shell(*given)
+        assert code == 0 and out == f"wrote {tmp_path / 'out.trec'} (1 query left out)\n"
+        assert err.startswith("warning: 1 query left out, such as query 'q2'") and len(err.splitlines()) == 1

@@ -277,3 +277,33 @@ def test_what_the_tokenizing_thread_warns_of_is_its_calls(monkeypatch: pytest.Mo
     assert counted.counts == {"documents_cut": 7} and threading.current_thread().name not in names
     with pytest.raises(InputError, match="2 documents cut"), collecting(strict=True):
         list(rows_ahead.rows_ahead(asks, encode))
+
+
+@pytest.mark.regression
+def test_evaluation_takes_groups_whatever_gives_them(tmp_path: Path) -> None:
+    from rerankkit.evaluating import evaluate
+
+    groups = [Group(QUERY, DOCS, [0.0, 1.0, 0.0], qid=f"q{number}") for number in range(3)]
+    found = evaluate({"model": reranker()}, (group for group in groups), ["RR@10"], None, None, None)
+    assert found.queries == 3 and found == evaluate({"model": reranker()}, groups, ["RR@10"], None, None, None)
+
+
+@pytest.mark.regression
+def test_two_documents_of_one_id_are_named_before_the_work(idle: None) -> None:
+    from rerankkit.ranking import rerank
+
+    with pytest.raises(InputError, match="query 'q1' has two documents of the id 'b'"):
+        rerank(reranker(), [Group(QUERY, DOCS, doc_ids=["a", "b", "b"])], None)
+
+
+@pytest.mark.regression
+def test_the_documents_of_test_data_without_ids_are_all_there(tmp_path: Path) -> None:
+    from rerankkit import ranking
+
+    (tmp_path / "t.jsonl").write_text(
+        '{"query": "a", "docs": ["file one", "file two"]}\n{"query": "b", "docs": ["file three", "file four"]}\n'
+    )
+    extra = f'[data]\n[data.test]\n@readers = "jsonl.v1"\npath = "{tmp_path}/t.jsonl"\n'
+    own = Reranker.from_recipe(tiny.recipe(tmp_path / "r.cfg", extra=extra))
+    (group,) = ranking.own_group("file", 10, own)
+    assert sorted(group.docs) == ["file four", "file one", "file three", "file two"]

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import torch
 
-SHARED = {80: 163 * 1024, 90: 227 * 1024}
+SHARED = {80: 163 * 1024, 90: 227 * 1024, 120: 99 * 1024}
 """Bytes of shared memory that a program can have."""
 
 
@@ -25,6 +25,7 @@ class Compiled:
     local: int
     shared: int
     instructions: Counter[str]
+    code: str
 
     def has(self, instruction: str) -> bool:
         return any(name.startswith(instruction) for name in self.instructions)
@@ -74,6 +75,7 @@ def _compile(kernel: Any, arguments: dict[str, Any], warps: int, stages: int, ca
         numbers["LOCAL"],
         binary.metadata.shared,
         Counter(name.rstrip(";") for name in names),
+        code,
     )
 
 

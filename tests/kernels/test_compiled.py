@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from ahead_of_time import SHARED, Compiled, compiled
+from machine_code import hazards
 from rerankkit_kernels import maxsim, maxsim_packed, pair_score, sequence_logprob
 
 pytestmark = [pytest.mark.compiled, pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")]
@@ -16,11 +17,13 @@ HALF, SINGLE = torch.bfloat16, torch.float32
 
 
 def check(kernels: list[Compiled], capability: int, pointers: int = 1) -> None:
+    """Registers, stack and shared memory that fit, and no register that changes while a tensor core uses it."""
     for kernel in kernels:
         # eight bytes are a pointer that ptxas puts aside for a better occupancy, outside of the loops
         assert kernel.stack <= 8 * pointers and kernel.local == 0, f"{kernel.name} spills: {kernel}"
         assert 0 < kernel.registers <= 255
         assert kernel.shared <= SHARED[capability]
+        assert not hazards(kernel.code), f"{kernel.name} touches registers of an unfinished product"
 
 
 def training(call: Callable[..., torch.Tensor], *leaves: torch.Tensor) -> Callable[[], Any]:
@@ -92,6 +95,36 @@ def test_int8_documents(capability: int, dtype: torch.dtype, nq: int, lq: int, d
 
 
 @pytest.mark.parametrize(
+    ("capability", "dtype", "dim", "masked", "bytes_aside"),
+    [(80, HALF, 256, False, 0), (80, HALF, 100, True, 32), (120, HALF, 96, True, 104), (120, HALF, 256, False, 88)],
+)
+def test_what_odd_sizes_put_aside(
+    capability: int, dtype: torch.dtype, dim: int, masked: bool, bytes_aside: int
+) -> None:
+    """Rows that are long or no whole number of parts cost registers, most on capability 12.0, which has no HGMMA."""
+    from rerankkit_kernels.maxsim import triton
+
+    q, d = torch.zeros(4, 32, dim, dtype=dtype), torch.zeros(2, 300, dim, dtype=dtype)
+    mask = torch.ones(2, 300, dtype=torch.bool) if masked else None
+    kernels = compiled(lambda: maxsim(q, d, d_mask=mask, backend="triton"), triton, capability)
+    check(kernels, capability, pointers=bytes_aside // 8)
+
+
+@pytest.mark.parametrize("dtype", [HALF, SINGLE])
+def test_a_wait_that_is_missing_is_found(dtype: torch.dtype) -> None:
+    """Without any of the waits for HGMMA, and in half precision without one of them."""
+    from rerankkit_kernels.maxsim import triton
+
+    q, d = torch.zeros(4, 32, 128, dtype=dtype), torch.zeros(2, 300, 128, dtype=dtype)
+    (kernel,) = compiled(lambda: maxsim(q, d, backend="triton"), triton, 90)
+    lines = kernel.code.splitlines()
+    waits = [place for place, line in enumerate(lines) if "WARPGROUP.DEPBAR" in line]
+    assert waits and not hazards(kernel.code)
+    for missing in (waits, waits[:1], waits[-1:]):
+        assert hazards("\n".join(line for place, line in enumerate(lines) if place not in missing))
+
+
+@pytest.mark.parametrize(
     ("layout", "dtype", "capability"),
     [("cross", HALF, 90), ("cross", SINGLE, 80), ("grouped", HALF, 80), ("pairs", HALF, 90)],
 )
@@ -131,6 +164,8 @@ def test_highest_precision_is_no_tensor_core() -> None:
     q, d = torch.zeros(4, 32, 128), torch.zeros(2, 300, 128)
     (kernel,) = compiled(lambda: maxsim(q, d, precision="highest", backend="triton"), triton, 90)
     assert not kernel.has("HGMMA") and not kernel.has("HMMA") and kernel.has("FFMA")
+    train = compiled(training(lambda q, d: maxsim(q, d, precision="highest", backend="triton"), q, d), triton, 90)
+    assert [kernel.has("HGMMA") for kernel in train] == [False, False, True]  # gradients are sums of rows
 
 
 @pytest.mark.parametrize("capability", [80, 90])

@@ -71,7 +71,11 @@ OPS: dict[str, tuple[Callable[..., torch.Tensor], Callable[[int], tuple[torch.Te
 }
 
 
-@pytest.mark.parametrize("name", OPS)
+SLOW = ("maxsim of queries", "maxsim_packed of packed queries", "pair_score packed", "sequence_logprob packed")
+"""Those that share an operator's call with another."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in OPS])
 def test_ten_sizes_are_one_graph(name: str) -> None:
     op, arguments = OPS[name]
     graphs = {"forward": 0, "backward": 0}
