@@ -50,7 +50,7 @@ def measure(recipe: str, size: int, chunk: int | None) -> dict[str, float]:
     from rerankkit import Group, Reranker
     from rerankkit.batches import training_batch
     from rerankkit.losses.softmax_cross_entropy import SoftmaxCrossEntropy
-    from rerankkit.trainer import TrainingModule
+    from rerankkit.training.trainer import TrainingModule
 
     torch.manual_seed(0)
     collator = "max_length" if recipe == "cross_encoder" else "document_max_length"

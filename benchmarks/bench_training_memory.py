@@ -76,7 +76,7 @@ def measure(model: Model, way: str) -> dict[str, float]:
 
     from rerankkit.batches import training_batch
     from rerankkit.losses.softmax_cross_entropy import SoftmaxCrossEntropy
-    from rerankkit.trainer import TrainingModule
+    from rerankkit.training.trainer import TrainingModule
 
     torch.manual_seed(0)
     parts = build(model)

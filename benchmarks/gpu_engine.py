@@ -33,7 +33,7 @@ from rerankkit.protocols import Ask
 from rerankkit.recipe import build
 from rerankkit.sampling import KnownPositives
 from rerankkit.settings import Engine
-from rerankkit.trainer import TrainingModule
+from rerankkit.training.trainer import TrainingModule
 
 HALF, FP32 = torch.bfloat16, torch.float32
 BATCH = 32

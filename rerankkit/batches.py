@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import itertools
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +14,7 @@ import torch
 from rerankkit import engine
 from rerankkit.engine import Parts
 from rerankkit.errors import InputError
-from rerankkit.protocols import Ask, Batch, Formatter, Group, Prompt, Row, Taught
+from rerankkit.protocols import Ask, Backbone, Batch, Formatter, Group, Loss, Prompt, Row, Taught
 from rerankkit.sampling import KnownPositives
 from rerankkit.truncation import TruncationWarnings
 
@@ -34,11 +37,7 @@ def training_batch(parts: Parts, groups: Sequence[Group], known: Known | None = 
             place.append([number * width + position for position in docs])
     batch = engine.collate(parts, _rows(parts, asks))
     batch.place = torch.tensor(_rectangle(place, -1))
-    labels = _rectangle([_targets(group) for group in groups], 0.0)
-    batch.labels = torch.tensor(labels, dtype=torch.float32)
-    batch.mask = torch.arange(width) < torch.tensor([len(group.docs) for group in groups]).unsqueeze(1)
-    if known is not None:
-        batch.labels, batch.mask = _with_others(groups, batch.labels, batch.mask, known)
+    batch.labels, batch.mask = targets(groups, known)
     return batch
 
 
@@ -47,6 +46,17 @@ def warn_of_truncation(parts: Parts, groups: Iterable[Group]) -> None:
     for group in groups:
         asks = [Ask(group, docs) for docs in parts.strategy.training_asks(group)]
         TruncationWarnings().tell(asks, _rows(parts, asks))
+
+
+def targets(groups: Sequence[Group], known: Known | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels and mask of some training groups, as the loss will see them: [groups, docs].
+
+    Args:
+        known: As for `training_batch`.
+    """
+    labels = torch.tensor(_rectangle([_targets(group) for group in groups], 0.0), dtype=torch.float32)
+    mask = torch.arange(labels.shape[1]) < torch.tensor([len(group.docs) for group in groups]).unsqueeze(1)
+    return (labels, mask) if known is None else _with_others(groups, labels, mask, known)
 
 
 def score_matrix(scores: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -98,6 +108,112 @@ def _with_others(
                 if text in texts or relevant.covers(text, docid):
                     usable[number, other * width + position] = False
     return wide, usable
+
+
+@dataclass(frozen=True)
+class Step:
+    """The place of a batch in an optimizer's step of several batches: labels and mask of all groups of the step.
+
+    A loss is a mean, over groups, documents or pairs, and the mean of the batches' means is not that of the step where
+    batches have unequal numbers of them. So each batch's scores stand in the matrix of the whole step, with 0
+    for the others': a group's gradient depends on no other's scores, only on how many groups, documents or pairs are.
+
+    Args:
+        labels: [groups of the step, docs]
+        mask: [groups of the step, docs]
+        first: The batch's first group in these.
+        batches: How many there are; what the Trainer and the processes' mean divide by.
+    """
+
+    labels: torch.Tensor
+    mask: torch.Tensor
+    first: int
+    batches: int
+
+    @classmethod
+    def of_batches(cls, batches: Sequence[Batch], world: int = 1) -> list[Step]:
+        """The place of each of this process's batches.
+
+        Args:
+            world: How many processes take the step together; all must call this.
+        """
+        own = [(batch.labels, batch.mask) for batch in batches if batch.labels is not None and batch.mask is not None]
+        parts, before = own, 0
+        if world > 1:
+            gathered: list[Any] = [None] * world
+            torch.distributed.all_gather_object(gathered, [(labels.cpu(), mask.cpu()) for labels, mask in own])
+            parts = [part for process in gathered for part in process]
+            before = sum(len(labels) for process in gathered[: torch.distributed.get_rank()] for labels, _ in process)
+        width = max(mask.shape[1] for _, mask in parts)
+        pad, device = torch.nn.functional.pad, own[0][0].device
+        labels, mask = (
+            torch.cat([pad(part[which], (0, width - part[which].shape[1])) for part in parts]).to(device)
+            for which in (0, 1)
+        )
+        firsts = itertools.accumulate((len(labels) for labels, _ in own), initial=before)
+        return [cls(labels, mask, first, len(parts)) for first, _ in zip(firsts, own, strict=False)]
+
+    def share(self, loss: Loss, scores: torch.Tensor) -> torch.Tensor:
+        """The loss whose mean over the batches is that of the step, in value and in gradient.
+
+        Args:
+            scores: Those of the batch. [groups, docs]
+        """
+        none = scores.new_zeros(self.mask.shape)
+        rows = torch.arange(self.first, self.first + len(scores), device=scores.device)
+        padded = torch.nn.functional.pad(scores, (0, self.mask.shape[1] - scores.shape[1]))
+        whole = loss(none.index_copy(0, rows, padded), self.labels, self.mask)
+        with torch.no_grad():
+            rest = loss(none, self.labels, self.mask)
+        return self.batches * (whole - rest) + rest
+
+
+class TrainingCollator:
+    """`training_batch` as a data loader's processes take it, started anew ones too: without the model's weights.
+
+    Args:
+        known: As for `training_batch`.
+    """
+
+    def __init__(self, parts: Parts, known: Known | None = None) -> None:
+        self._parts, self._known = parts, known
+
+    def __call__(self, groups: Sequence[Group]) -> dict[str, Batch]:
+        return {"batch": training_batch(self._parts, groups, self._known)}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        written = io.BytesIO()
+        _WithoutWeights(written, self._parts.backbone).dump(self._parts)
+        return _collator, (written.getvalue(), self._known)
+
+
+def _collator(parts: bytes, known: Known | None) -> TrainingCollator:
+    return TrainingCollator(pickle.loads(parts), known)
+
+
+class _WithoutWeights(pickle.Pickler):
+    """Leaves out modules, and of the backbone all but what texts become tokens with."""
+
+    def __init__(self, file: io.BytesIO, backbone: Backbone) -> None:
+        super().__init__(file)
+        self._backbone = backbone
+
+    def reducer_override(self, value: Any) -> Any:
+        if value is self._backbone:
+            return _Texts, (value.tokenizer, value.shares_prefix)
+        return (_nothing, ()) if isinstance(value, torch.nn.Module) else NotImplemented
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """What a data loader's process needs of a backbone."""
+
+    tokenizer: Any
+    shares_prefix: bool
+
+
+def _nothing() -> None:
+    """In place of a module."""
 
 
 @dataclass(frozen=True)

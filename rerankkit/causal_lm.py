@@ -71,12 +71,28 @@ def _padded(parts: Sequence[torch.Tensor], longest: int) -> torch.Tensor:
     return whole
 
 
-def refuse_other_architectures(name: str, model: Any) -> None:
+def stack(model: Any) -> Any:
+    """The layers below the output layer. ModernBERT's decoder calls its output layer `decoder`, and so does
+    transformers' `get_decoder` then."""
+    decoder = model.get_decoder()
+    return decoder if isinstance(decoder, transformers.PreTrainedModel) else model.base_model
+
+
+def final_states(model: Any, states: torch.Tensor) -> torch.Tensor:
+    """What the output layer reads: the hidden states of `stack`, which ModernBERT's decoder transforms once more."""
+    return model.lm_head(states) if model.config.model_type == "modernbert-decoder" else states
+
+
+def refuse_other_tasks(name: str, config: Any) -> None:
     """A classifier loads as a language model without a word, and then ranks at random."""
-    known = model.config.architectures or []
+    known = config.architectures or []
     if known and not any(n.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for n in known):
         raise InputError(f"{name} is a {known[0]}, not a causal language model; hf_causal.v1 cannot use it")
-    if model.get_output_embeddings() is None or model.get_decoder() is model:
+
+
+def refuse_other_architectures(name: str, model: Any) -> None:
+    """Refuse a model whose output layer cannot be told apart from what is below it."""
+    if model.get_output_embeddings() is None or stack(model) is model:
         kind = type(model).__name__
         raise InputError(f"{name} is a {kind}, whose decoder and output layer hf_causal.v1 cannot tell apart")
 
@@ -84,7 +100,7 @@ def refuse_other_architectures(name: str, model: Any) -> None:
 def attends_to_everything(model: Any) -> bool:
     """Whether every layer sees all that came before and nothing behind, at the positions it is told rather than by its
     own counting, and at positions that are the same however long the prompt is."""
-    config, signature = model.config, inspect.signature(model.get_decoder().forward)
+    config, signature = model.config, inspect.signature(stack(model).forward)
     cache = transformers.DynamicCache(config=config)
     layer = transformers.cache_utils.DynamicLayer
     whole = bool(cache.layers) and all(type(cached) is layer for cached in cache.layers)
@@ -179,7 +195,7 @@ def check_vocabulary(name: str, model: Any, token_ids: Sequence[int], vocabulary
     model.eval()  # two passes are compared, and dropout would tell them apart
     with torch.no_grad():
         logits = model(input_ids=ids).logits[0, -1].float()
-        hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
+        hidden = final_states(model, stack(model)(input_ids=ids, use_cache=False).last_hidden_state)[0, -1]
         ours = token_logits(hidden, vocabulary)
     model.train(training)
     require_same_logits(name, "hf_causal.v1", ours, logits, token_ids)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,31 @@ from rerankkit.lazy import torch
 Finder = Callable[[str], Path | None]
 """Gives a file of a checkpoint by its name, or None."""
 WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """What a file says of a tensor: its dtype in safetensors' words, such as F32 or I8, and its shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def stored_shapes(file: Finder, weights: str = WEIGHTS) -> dict[str, StoredTensor]:
+    """Dtype and shape of every tensor of a checkpoint, from the heads of its files alone."""
+    index = read_json(file, f"{weights}.index.json")
+    shards = {weights} if index is None else set(index["weight_map"].values())
+    found: dict[str, StoredTensor] = {}
+    for path in (path for path in map(file, sorted(shards)) if path is not None):
+        try:
+            with path.open("rb") as opened:
+                (length,) = struct.unpack("<Q", opened.read(8))
+                entries = json.loads(opened.read(length))
+        except (OSError, ValueError, struct.error) as error:
+            raise RunError(f"{path} cannot be read: {error}") from error
+        entries.pop("__metadata__", None)
+        found |= {name: StoredTensor(entry["dtype"], tuple(entry["shape"])) for name, entry in entries.items()}
+    return found
 
 
 def stored_tensors(file: Finder, names: set[str], weights: str = WEIGHTS) -> dict[str, torch.Tensor]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from rerankkit import files
+from rerankkit.errors import InputError
 from rerankkit.folder_cache import sha256_of
 
 logger = logging.getLogger("rerankkit")
-SEAL = "complete.json"
+SEAL, ORIGIN = "complete.json", "origin.json"
 
 
 def seal(folder: Path) -> None:
@@ -30,6 +32,28 @@ def is_complete(folder: Path) -> bool:
         return all(sha256_of(folder / name) == digest for name, digest in digests.items())
     except (OSError, ValueError):
         return False
+
+
+def require_same_origin(checkpoint: Path, origin: Mapping[str, str]) -> None:
+    """Refuse to go on from a checkpoint of other data or of another optimizer.
+
+    Args:
+        origin: What each is now, by its name; a checkpoint of an older version, which does not say, is taken.
+    """
+    path = checkpoint / ORIGIN
+    before = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    for name, value in origin.items():
+        if (was := before.get(name, value)) == value:
+            continue
+        if name == "optim":
+            raise InputError(
+                f"{checkpoint} was trained by optim = {was!r}, whose state {value!r} cannot go on with; resume with "
+                f"--training.optim {was}, or start anew with --overwrite"
+            )
+        raise InputError(
+            f"[{name}] gives other groups than those that {checkpoint} was trained with; resume with the same data, or "
+            "start anew with --overwrite"
+        )
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -60,7 +60,8 @@ def in_float32(model: Any, file: Callable[[str], Path | None]) -> None:
         head.float()
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if name in stored and stored[name].shape == weight.shape:
+            # of a quantised checkpoint, what is stored are codes of one byte
+            if name in stored and stored[name].shape == weight.shape and stored[name].dtype.itemsize > 1:
                 weight.copy_(stored[name])
 
 

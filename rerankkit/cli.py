@@ -306,7 +306,7 @@ def _load(name: str, overrides: dict[str, Any], code: list[str] | None, trust_co
     path = Path(name)
     if folder := model_of(path):
         raise InputError(f"{name} is a file of a model; give its folder, {folder}")
-    is_recipe = path.is_file() or path.suffix == ".cfg" or shipped_recipe(path) is not None
+    is_recipe = files.is_stream(path) or path.is_file() or path.suffix == ".cfg" or shipped_recipe(path) is not None
     if path.is_dir() or (not is_recipe and (name.startswith("embedded:") or "/" in name)):
         return Reranker.from_pretrained(name, overrides, trust_code)
     return Reranker.from_recipe(name, overrides)

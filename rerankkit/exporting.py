@@ -23,6 +23,7 @@ from rerankkit.files import explaining, new_folder
 from rerankkit.formatters.pair import Pair
 from rerankkit.frames import vocabulary_id
 from rerankkit.heads.maxsim import MaxSim
+from rerankkit.lora import merged_copy
 from rerankkit.projection import LINEAR
 from rerankkit.published import OPEN_RETRIEVALS_LENGTH, stanford_skiplist
 from rerankkit.warnings import warn
@@ -230,7 +231,7 @@ def _merged(parts: Parts) -> Any:
     from peft import PeftModel
 
     module = parts.backbone.module
-    return copy.deepcopy(module).merge_and_unload(safe_merge=True) if isinstance(module, PeftModel) else module
+    return merged_copy(module) if isinstance(module, PeftModel) else module
 
 
 def _linear(head: MaxSim) -> dict[str, torch.Tensor]:

@@ -79,6 +79,14 @@ def open_file(path: str | Path) -> BinaryIO:
     return file
 
 
+def read_bytes(path: Path) -> bytes:
+    """All of a file as it is, of a pipe, or of standard input (`-`); what cannot be read is an OSError."""
+    if str(path) != STANDARD:
+        return path.read_bytes()
+    with open(0, "rb", closefd=False) as file:
+        return file.read()
+
+
 def begun(file: BinaryIO) -> tuple[bytes, BinaryIO]:
     """The bytes up to the end of the first line that is not blank (of a long one, its beginning), without a byte-order
     mark; and the file that still has them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,20 +51,44 @@ def add_lora(model: Any, lora: Lora, whole: Sequence[str] = ()) -> Any:
         modules_to_save=list(whole) or None,
         exclude_modules=rf"({'|'.join(map(re.escape, whole))})(\..*)?" if whole else None,
     )
-    output = model.get_output_embeddings()
-    tied = output is not None and output.weight is model.get_input_embeddings().weight
     try:
         wrapped = get_peft_model(model, config)
     except ValueError as error:
         raise InputError(f"lora: target_modules = {lora.target_modules!r} does not fit this model: {error}") from error
-    if tied and lora.merge and model.get_output_embeddings() is not output:
+    if lora.merge and (tied := tied_targets(wrapped)):
         raise InputError(
-            "lora: target_modules has the output layer, whose weights are the embeddings' too in this model; merging "
-            "would change both, so set merge = false or leave the output layer out"
+            f"lora: target_modules has {tied[0]}, whose weights are another layer's too in this model (embeddings and "
+            "output layer are tied); merging would change both, so set merge = false or leave it out"
         )
     if lora.start is not None:
         _load_adapter(wrapped, lora, lora.start)
     return wrapped
+
+
+def tied_targets(wrapped: Any) -> list[str]:
+    """The adapted layers of a peft model whose base weights another layer uses too: folded in, they would change it."""
+    from peft.tuners.lora import LoraLayer
+
+    owners: dict[int, int] = {}
+    for _, weight in wrapped.named_parameters(remove_duplicate=False):
+        owners[id(weight)] = owners.get(id(weight), 0) + 1
+    return [
+        path.removeprefix("base_model.model.")
+        for path, layer in wrapped.named_modules()
+        if isinstance(layer, LoraLayer)
+        and isinstance(layer.get_base_layer(), torch.nn.Module)
+        and any(owners[id(weight)] > 1 for weight in layer.get_base_layer().parameters(recurse=False))
+    ]
+
+
+def merged_copy(wrapped: Any) -> Any:
+    """A transformers model with its adapter folded in; the one that is given stays as it is."""
+    if tied := tied_targets(wrapped):
+        raise InputError(
+            f"this model's adapter adapts {tied[0]}, whose weights are another layer's too, so that it cannot be "
+            "folded in and exported; save it (save_pretrained keeps it apart), or train it without that layer"
+        )
+    return copy.deepcopy(wrapped).merge_and_unload(safe_merge=True)
 
 
 def _load_adapter(wrapped: Any, lora: Lora, start: str) -> None:
@@ -74,6 +99,10 @@ def _load_adapter(wrapped: Any, lora: Lora, start: str) -> None:
 
     folder = adapter_folder(start)
     found = LoraConfig.from_pretrained(str(folder))
+    if found.use_dora:
+        raise InputError(
+            f"lora: the adapter {start} is a DoRA, and a recipe's are LoRA; name its folder as the backbone"
+        )
     for name in ("r", "lora_alpha", "use_rslora"):
         if getattr(found, name) != getattr(lora, name):
             raise InputError(

@@ -11,7 +11,7 @@ import inspect
 import json
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from rerankkit.preview_screen import Example, Figures, Preview, Shown, Token
 from rerankkit.protocols import AnswerReader, Ask, Backbone, Batch, Collator, Group, Prompt, Role, Row, Tokens
 from rerankkit.recipe import Recipe, build, require
 from rerankkit.registry import registry
-from rerankkit.sampling import EpochSampler, TrainingGroups
+from rerankkit.sampling import EpochSampler, training_groups
 from rerankkit.stored_groups import StoredGroups
 from rerankkit.typecheck import arguments
 
@@ -129,9 +129,9 @@ def _training(recipe: Recipe, parts: Parts, example: int, found: Preview, scratc
         given[name] if name in given else getattr(transformers.TrainingArguments, name)
         for name in ("seed", "data_seed", "per_device_train_batch_size", "gradient_accumulation_steps")
     )
-    stored = StoredGroups(_groups(recipe, "data.train"), scratch / "train.jsonl")
-    groups = TrainingGroups(stored, recipe.settings("sampling"), seed)
-    keys = list(EpochSampler(len(groups), seed if data_seed is None else data_seed))
+    seed = seed if data_seed is None else data_seed
+    groups = training_groups(recipe, StoredGroups(recipe.groups("train"), scratch / "train.jsonl"), seed)
+    keys = list(EpochSampler(len(groups), seed))
     if example >= len(keys):
         found.missing.append(f"no training example {example}: [data.train] has {len(keys)}")
         return
@@ -172,7 +172,7 @@ def _inference(recipe: Recipe, parts: Parts, example: int, found: Preview) -> No
     section = next((s for s in ("data.test", "data.dev", "data.train") if recipe.has(s)), None)
     if section is None:
         found.missing.append("no data: the recipe has no [data]; the inference example is made up")
-    groups = prepare(list(_groups(recipe, section)) if section else [MADE_UP])
+    groups = prepare(list(recipe.groups(section.removeprefix("data."))) if section else [MADE_UP])
     if example >= len(groups):
         found.missing.append(
             f"no inference example {example}: {f'[{section}]' if section else 'what is made up'} has {len(groups)}"
@@ -195,15 +195,6 @@ def _inference(recipe: Recipe, parts: Parts, example: int, found: Preview) -> No
     prompts = _prompts(group, IN_FULL["inference"], own, batch, shown, parts)
     found.examples.append(_example("inference", example, source, group, parts, prompts))
     found.figures.append(_figures("inference", rows))
-
-
-def _groups(recipe: Recipe, section: str) -> Iterator[Group]:
-    some = False
-    for group in build(recipe, section):
-        some = True
-        yield group
-    if not some:
-        raise InputError(f"[{section}] gave no groups")
 
 
 def _first_asks(parts: Parts, group: Group) -> list[Ask]:

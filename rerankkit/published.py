@@ -19,6 +19,8 @@ from rerankkit import pretrained
 from rerankkit.checkpoint_files import read_json
 from rerankkit.errors import InputError, RunError
 from rerankkit.frames import frames_each, vocabulary_id
+from rerankkit.hf.families import unreadable
+from rerankkit.lazy import transformers
 from rerankkit.projection import LINEAR, find_projection, modules
 from rerankkit.recipe import Recipe, load_recipe
 from rerankkit.warnings import warn
@@ -35,11 +37,14 @@ class Published:
 
     Args:
         name: A folder, `embedded:NAME` or a hub id.
+        native_class: Whether transformers' own classes are accepted where the repository has code.
     """
 
-    def __init__(self, name: str, revision: str | None = None) -> None:
-        self.name, self.revision = name, revision
-        self.config = pretrained.load_config(name, revision)
+    def __init__(self, name: str, revision: str | None = None, native_class: bool = False) -> None:
+        self.name, self.revision, self.native_class = name, revision, native_class
+        if reason := unreadable(self.json("config.json")):
+            raise InputError(f"{name} {reason}")
+        self.config = pretrained.load_config(name, revision, native_class)
         self.kinds: Sequence[str] = self.config.architectures or []
 
     def file(self, name: str) -> Path | None:
@@ -60,7 +65,7 @@ class Published:
 
     @cached_property
     def tokenizer(self) -> Any:
-        return pretrained.load_tokenizer(self.name, self.revision, self.config)
+        return pretrained.load_tokenizer(self.name, self.revision, self.config, self.native_class)
 
     @cached_property
     def longest(self) -> int:
@@ -79,7 +84,8 @@ def published_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> R
         overrides: Win over what the files say, such as `{"model.head.similarity": "sum"}`.
     """
     overrides = dict(overrides or {})
-    recipe, found = published_settings(Published(name, overrides.get("model.backbone.revision")))
+    revision, native_class = (overrides.get(f"model.backbone.{key}") for key in ("revision", "native_class"))
+    recipe, found = published_settings(Published(name, revision, bool(native_class)))
     return load_recipe(recipe, {"model.backbone.name": name, **found, **overrides})
 
 
@@ -115,6 +121,13 @@ def _transformers(checkpoint: Published) -> Settings:
         raise InputError(
             f"{name} is a text-to-text model, and nothing in it says what to ask it; name it in a recipe such as "
             f'monot5: Reranker.from_recipe("monot5", {{"model.backbone.name": "{name}"}})'
+        )
+    strange = [kind for kind in checkpoint.kinds if kind not in transformers.__all__]
+    if strange:
+        raise InputError(
+            f"{name} is a {strange[0]}, a class that transformers does not have, and what it computes from its "
+            f"{checkpoint.config.model_type} is not known; choose another reranker, or train a new head on the "
+            f"{checkpoint.config.model_type}: rerankkit train cross_encoder_new_head --model.backbone.name {name}"
         )
     raise InputError(
         f"{name} is no reranker: it has neither a classifier nor a projection for late interaction. Train a new head "

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rerankkit.files import read_bytes
 from rerankkit.problems import Place, Problem, RecipeError, shown
 
 Section = tuple[str, ...]
@@ -119,7 +120,8 @@ def read_file(path: Path) -> str:
     """The text of a recipe file; a file that cannot be one is refused."""
     message = ""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        data = read_bytes(path)
+        text = data.decode("utf-8-sig")
         message = "" if text.strip() else "the file is empty; a recipe has sections such as [model]"
         if text.lstrip().startswith("{"):
             message = (
@@ -130,7 +132,7 @@ def read_file(path: Path) -> str:
     except IsADirectoryError:
         message = "this is a folder; give a recipe file, such as recipes/llm_pointwise.cfg"
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        line = data[: error.start].count(b"\n") + 1
         raise RecipeError([Problem("", "the file is not UTF-8 text", Place(shown(path), line))]) from None
     except OSError as error:
         message = f"the file cannot be read: {error.strerror}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +12,7 @@ from rerankkit.checking import PARTS, SETTINGS, Checker, Purpose, component_keys
 from rerankkit.errors import InputError, RunError
 from rerankkit.filling import Writer
 from rerankkit.problems import COMMAND_LINE, Place, Problem, RecipeError, report
+from rerankkit.protocols import Group
 from rerankkit.reading import Section, Sections
 from rerankkit.registry import registry
 from rerankkit.resolving import evaluate, find_recipe, override, parse_overrides, read_chain, recipes_folder
@@ -69,6 +70,15 @@ class Recipe:
     def section(self, section: str) -> dict[str, Any]:
         """The arguments of [training], each of the type of its field."""
         return build(self, section)
+
+    def groups(self, split: str) -> Iterator[Group]:
+        """What the reader of [data.train], [data.dev] or [data.test] reads, at least one group."""
+        some = False
+        for group in build(self, f"data.{split}"):
+            some = True
+            yield group
+        if not some:
+            raise InputError(f"[data.{split}] gave no groups")
 
     def settings(self, section: str) -> Any:
         """The settings of [engine], [sampling] or [evaluation], with their defaults."""

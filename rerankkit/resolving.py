@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rerankkit.errors import InputError
+from rerankkit.files import is_stream
 from rerankkit.problems import COMMAND_LINE, Place, Problem, RecipeError, did_you_mean, shown
 from rerankkit.reading import KEY, NAME, Entry, Section, Sections, load, scan
 
@@ -35,7 +36,7 @@ def recipes_folder() -> Path:
 def find_recipe(name: str | Path) -> Path:
     """The file that a name means: a path, or a shipped recipe such as `llm_pointwise`."""
     path = Path(name)
-    if path.is_file():
+    if path.is_file() or is_stream(path):
         return path
     shipped, folder = shipped_recipe(path), recipes_folder()
     if shipped is not None:
@@ -68,7 +69,7 @@ def read_chain(path: Path, above: tuple[Path, ...] = ()) -> Sections:
     if not isinstance(value, str) or not value.strip() or "${" in value:
         message = f'extends: expected the path of a recipe, such as extends = "base.cfg", got {entry.text or "nothing"}'
     else:
-        base = path.parent / value
+        base = (Path() if is_stream(path) else path.parent) / value  # a pipe lies nowhere
         if not base.is_file() and base.suffix != ".cfg":
             base = shipped_recipe(Path(value)) or base
         route = " -> ".join(shown(p) for p in (*chain, base))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -67,14 +68,23 @@ def groups_of(lines: Iterator[Line], keys: Keys, notes: Warnings) -> Iterator[Gr
 
 
 def _contrastive(line: Line, keys: Keys, notes: Warnings) -> Group:
-    _check_keys(line, (keys.query, keys.positive), (keys.negative, *QIDS, "doc_ids", "teacher_scores"), notes)
+    numbered = _numbered(line, keys.negative)
+    others = (keys.negative, *numbered, *QIDS, "doc_ids", "teacher_scores")
+    _check_keys(line, (keys.query, keys.positive), others, notes)
     positives = _documents(line, keys.positive)
-    negatives = _documents(line, keys.negative) if line.has(keys.negative) else []
+    negatives = [document for key in (keys.negative, *numbered) if line.has(key) for document in _documents(line, key)]
     if not positives:
         raise line.wrong(f'"{keys.positive}" is an empty list; a row needs a relevant document')
     if not negatives:
         notes.add("rows_without_negative", line.place)
     return _group(line, keys, positives + negatives, [1.0] * len(positives) + [0.0] * len(negatives))
+
+
+def _numbered(line: Line, key: str) -> list[str]:
+    """The keys `negative_1`, `negative_2` and so on of a row, by their numbers: one document each, as
+    sentence-transformers lays out mined negatives. One that is null or missing stands for none."""
+    found = [(match, name) for name in line.data if (match := re.fullmatch(rf"{re.escape(key)}_(\d+)", name))]
+    return [name for match, name in sorted(found, key=lambda pair: int(pair[0][1]))]
 
 
 def _listed(line: Line, keys: Keys, notes: Warnings) -> Group:

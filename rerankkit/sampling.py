@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import random
 from array import array
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, zip_longest
 from typing import get_args, get_type_hints
 
 import numpy as np
@@ -19,11 +19,13 @@ import torch
 
 from rerankkit.errors import InputError
 from rerankkit.fingerprints import Table, fingerprint
-from rerankkit.protocols import Group
+from rerankkit.protocols import Group, Loss
+from rerankkit.recipe import Recipe, build
 from rerankkit.settings import Sampling
+from rerankkit.warnings import collecting, warn
 
 logger = logging.getLogger("rerankkit")
-LEARN_FROM = get_args(get_type_hints(Sampling)["learn_from"])
+CHOICES = {name: get_args(get_type_hints(Sampling)[name]) for name in ("learn_from", "grades")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,46 +41,46 @@ class KnownPositives:
 
 
 class TrainingGroups(torch.utils.data.Dataset[Group]):
-    """Groups of one positive and negatives; items are asked for by (epoch, number).
+    """Groups of a positive and documents with other labels; items are asked for by (epoch, number).
 
     A positive has a label above 0. Where there are teacher's scores in place of labels, the teacher's best document is
     the positive, whatever its score. The given groups are read once at the start and one at a time afterwards; what is
-    held of them takes some hundred bytes for each positive. `lone` says that every group would be one document.
+    held of them takes some hundred bytes for each positive. `alike` says that in no group two documents would have
+    different labels.
     """
 
     def __init__(self, groups: Sequence[Group], sampling: Sampling, seed: int) -> None:
         _require_sensible(sampling)
-        self._groups, self._sampling, self._seed = groups, sampling, seed
+        self._groups, self.sampling, self._seed = groups, sampling, seed
+        self._elsewhere = sampling.random_negatives > 0 or sampling.in_batch_negatives
         group_of, position_of, first_of = array("q"), array("q"), array("q")
         self._relevant_texts, self._relevant_ids, texts_of_ids = Table(), Table(), Table()
-        counts: Counter[str] = Counter()
-        for number, group in enumerate(groups):
-            _targets(group, sampling.learn_from)
-            positives = _positives(group)
-            if not positives:
-                continue
-            self._count(group, counts)
-            first_of.append(len(group_of))
-            for position in positives:
-                group_of.append(number)
-                position_of.append(position)
-                text, docid = fingerprint(group.docs[position]), _docid(group, position)
-                if docid:
-                    texts_of_ids.add(fingerprint(docid), text)
-                for query in _queries(group):
-                    self._relevant_texts.add(query, text)
+        differing = False
+        with collecting():
+            for number, group in enumerate(groups):
+                positives = self._positives_to_learn(group)
+                differing |= bool(positives) and self._differs(group)
+                first_of.extend([len(group_of)] if positives else [])
+                for position in positives:
+                    group_of.append(number)
+                    position_of.append(position)
+                    text, docid = fingerprint(group.docs[position]), _docid(group, position)
                     if docid:
+                        texts_of_ids.add(fingerprint(docid), text)
+                    for query in _queries(group):
+                        self._relevant_texts.add(query, text)
+                        if docid:
+                            self._relevant_ids.add(query, fingerprint(docid))
+                for docid in (docid for docid, grade in (group.judged or {}).items() if positives and grade > 0):
+                    for query in _queries(group):
                         self._relevant_ids.add(query, fingerprint(docid))
-            for docid in (docid for docid, grade in (group.judged or {}).items() if grade > 0):
-                for query in _queries(group):
-                    self._relevant_ids.add(query, fingerprint(docid))
         if not group_of:
             raise InputError("the training data has no group with a positive document (a label above 0)")
         # every positive: the number of its group and its position there; and every group's first positive
         self._group_of, self._position_of, self._first_of = map(np.array, (group_of, position_of, first_of))
         for table in (self._relevant_texts, self._relevant_ids, texts_of_ids):
             table.seal()
-        self._report(counts)
+        self.alike = not differing and not sampling.random_negatives
         if not texts_of_ids.has_one_value_each():
             logger.warning(
                 "some document ids of the training data stand for several texts; documents of the same id count as the "
@@ -86,19 +88,17 @@ class TrainingGroups(torch.utils.data.Dataset[Group]):
             )
 
     def __len__(self) -> int:
-        return len(self._group_of if self._sampling.unfold_each_positive else self._first_of)
+        return len(self._group_of if self.sampling.unfold_each_positive else self._first_of)
 
     def __getitem__(self, key: tuple[int, int]) -> Group:
         epoch, number = key
-        sampling, draw = self._sampling, random.Random(f"{self._seed}/{epoch}/{number}")
+        sampling, draw = self.sampling, random.Random(f"{self._seed}/{epoch}/{number}")
         if sampling.unfold_each_positive:
-            group, chosen = self._groups[int(self._group_of[number])], [int(self._position_of[number])]
+            group, positive = self._groups[int(self._group_of[number])], int(self._position_of[number])
         else:
             group = self._groups[int(self._group_of[self._first_of[number]])]
-            chosen = [draw.choice(_positives(group))]
-        own = _negatives(group)[: sampling.hardest]
-        wanted = sampling.group_size - 1 - sampling.random_negatives
-        chosen += draw.sample(own, min(wanted, len(own)))
+            positive = draw.choice(_positives(group))
+        chosen = [positive, *self._others(group, positive, draw)]
         targets = _targets(group, sampling.learn_from)
         docs = [(group.docs[position], _docid(group, position), targets[position]) for position in chosen]
         if sampling.random_negatives:  # these also make up for negatives that the query does not have
@@ -107,6 +107,26 @@ class TrainingGroups(torch.utils.data.Dataset[Group]):
         draw.shuffle(docs)
         texts, ids, labels = (list(column) for column in zip(*docs, strict=True))
         return Group(group.query, texts, labels, qid=group.qid, doc_ids=ids if any(ids) else None)
+
+    def _others(self, group: Group, positive: int, draw: random.Random) -> list[int]:
+        """The query's own documents beside a positive: negatives; where it has grades, of each other in turn."""
+        own, wanted = _negatives(group)[: self.sampling.hardest], self.sampling.group_size - 1
+        wanted -= self.sampling.random_negatives
+        if not self._has_grades(group):
+            return draw.sample(own, min(wanted, len(own)))
+        labels, grades = _labels(group), dict[float, list[int]]({0.0: own} if own else {})
+        for position in _positives(group):
+            if labels[position] != labels[positive]:
+                grades.setdefault(labels[position], []).append(position)
+        ranks = [draw.sample(grades[label], len(grades[label])) for label in sorted(grades)]
+        draw.shuffle(ranks)
+        turns = chain.from_iterable(zip_longest(*ranks))
+        return [position for position in turns if position is not None][:wanted]
+
+    def _has_grades(self, group: Group) -> bool:
+        """Whether positives of different labels are to meet."""
+        several = self.sampling.grades != "one" and group.labels is not None
+        return several and len({label for label in group.labels or () if label > 0}) > 1
 
     def known_positives(self, group: Group) -> KnownPositives:
         """What any of the data says to be relevant for the query of a group, by the query's text or by its id."""
@@ -133,38 +153,32 @@ class TrainingGroups(torch.utils.data.Dataset[Group]):
                     break
         return found
 
-    def _count(self, group: Group, counts: Counter[str]) -> None:
-        """Count what of the data cannot be used, and refuse what cannot be meant."""
-        taught = group.labels is None or self._sampling.learn_from == "teacher_scores"
-        if taught and (self._sampling.random_negatives or self._sampling.in_batch_negatives):
+    def _positives_to_learn(self, group: Group) -> list[int]:
+        """The positives of a group that the reader gave; warns of what cannot be used, refuses what cannot be."""
+        _targets(group, self.sampling.learn_from)
+        positives, name = _positives(group), _name(group)
+        if not positives:
+            warn("groups_without_positive", name)
+            return []
+        taught = group.labels is None or self.sampling.learn_from == "teacher_scores"
+        if taught and self._elsewhere:
             raise InputError(
-                f"{_name(group)} is learned from its teacher_scores, so a document of another query would have no "
+                f"{name} is learned from its teacher_scores, so a document of another query would have no "
                 "score to learn; set [sampling] random_negatives = 0 and in_batch_negatives = false"
             )
-        counts["both"] += group.labels is not None and group.teacher_scores is not None
-        counts["alone"] += not _negatives(group)
+        if group.labels is not None and group.teacher_scores is not None and self.sampling.learn_from == "auto":
+            warn("groups_labelled_twice", name)
+        if not self._elsewhere and not self._differs(group):
+            warn("groups_without_negative" if self._is_alone(group) else "groups_of_one_label", name)
+        return positives
 
-    def _report(self, counts: Counter[str]) -> None:
-        used = len(self._first_of)
-        if left_out := len(self._groups) - used:
-            logger.warning(
-                "%d of %d training groups have no positive document and are left out", left_out, len(self._groups)
-            )
-        if counts["both"] and self._sampling.learn_from == "auto":
-            logger.warning(
-                "%d training groups have labels and teacher_scores; their labels are learned from, unless [sampling] "
-                "learn_from says otherwise",
-                counts["both"],
-            )
-        from_elsewhere = self._sampling.random_negatives or self._sampling.in_batch_negatives
-        self.lone = counts["alone"] == used and not self._sampling.random_negatives
-        if counts["alone"] and not from_elsewhere:
-            logger.warning(
-                "%d of %d training groups have no negative document, which teaches nothing about the order; "
-                "[sampling] random_negatives draws some from other queries",
-                counts["alone"],
-                used,
-            )
+    def _is_alone(self, group: Group) -> bool:
+        """Whether a positive has no other document of its query beside it."""
+        return not _negatives(group) and not self._has_grades(group)
+
+    def _differs(self, group: Group) -> bool:
+        """Whether two documents that are drawn together can have different targets."""
+        return not self._is_alone(group) and len(set(_targets(group, self.sampling.learn_from))) > 1
 
 
 class EpochSampler(torch.utils.data.Sampler[tuple[int, int]]):
@@ -183,6 +197,27 @@ class EpochSampler(torch.utils.data.Sampler[tuple[int, int]]):
         return ((epoch, number) for number in order)
 
 
+def training_groups(recipe: Recipe, groups: Sequence[Group], seed: int) -> TrainingGroups:
+    """The groups that a recipe trains on, drawn from those that its reader gives by a seed."""
+    sampling = recipe.settings("sampling")
+    if sampling.grades == "auto" and not _tells_grades(build(recipe, "loss")):
+        sampling = replace(sampling, grades="one")
+    return TrainingGroups(groups, sampling, seed)
+
+
+def _tells_grades(loss: Loss) -> bool:
+    """Whether a label of 2 is another than 1, which to a loss that tells 1 from 0 alone it is not."""
+
+    def pull(labels: list[float]) -> list[float]:
+        scores = torch.zeros(1, 2, requires_grad=True)
+        value = loss(scores, torch.tensor([labels]), torch.ones(1, 2, dtype=torch.bool))
+        gradient = torch.autograd.grad(value, scores, allow_unused=True)[0] if value.requires_grad else None
+        return [0.0, 0.0] if gradient is None else gradient[0].tolist()
+
+    # where not even 1 and 0 are told apart, the head is what looks at the labels
+    return pull([2.0, 1.0])[0] != pull([2.0, 1.0])[1] or pull([1.0, 0.0])[0] == pull([1.0, 0.0])[1]
+
+
 def _require_sensible(sampling: Sampling) -> None:
     if sampling.group_size < 2:
         raise InputError(f"[sampling] group_size = {sampling.group_size} must be at least 2: a positive and a negative")
@@ -193,8 +228,9 @@ def _require_sensible(sampling: Sampling) -> None:
         )
     if sampling.hardest is not None and sampling.hardest < 1:
         raise InputError(f"[sampling] hardest = {sampling.hardest} must be at least 1; leave it out to take all")
-    if sampling.learn_from not in LEARN_FROM:
-        raise InputError(f"[sampling] learn_from = {sampling.learn_from!r} must be one of {', '.join(LEARN_FROM)}")
+    for name, value in (("learn_from", sampling.learn_from), ("grades", sampling.grades)):
+        if value not in CHOICES[name]:
+            raise InputError(f"[sampling] {name} = {value!r} must be one of {', '.join(CHOICES[name])}")
 
 
 def _targets(group: Group, learn_from: str) -> list[float]:

@@ -39,13 +39,16 @@ class Sampling:
     """How a training group is drawn from a reader's group, anew in every epoch, from the seed.
 
     Args:
-        group_size: Documents of a training group: one positive and negatives.
+        group_size: Documents of a training group: a positive, and negatives or documents of other grades.
         random_negatives: How many of the negatives are other queries' documents; the rest are the query's own.
         in_batch_negatives: Also compare each query with the documents of the batch's other groups (late interaction).
             Documents that are known to be relevant to a query are left out.
         hardest: Only the first so many of a query's own negatives are drawn from; None takes all.
         unfold_each_positive: Make a training group of each positive, in place of one of each reader's group, whose
             positive is another one in every epoch.
+        grades: Where a query has positives of several labels: "several" draws documents of each of these beside a
+            positive, and irrelevant ones as one grade more; "one" draws irrelevant ones alone. "auto" is "several" for
+            losses that tell a label of 2 from a label of 1.
         learn_from: What the loss is given as labels; auto takes the labels where there are some, else the teacher's
             scores. Which documents are positive is for the labels to say, where there are some, in any case.
     """
@@ -55,6 +58,7 @@ class Sampling:
     in_batch_negatives: bool = False
     hardest: int | None = None
     unfold_each_positive: bool = False
+    grades: Literal["auto", "one", "several"] = "auto"
     learn_from: Literal["auto", "labels", "teacher_scores"] = "auto"
 
 

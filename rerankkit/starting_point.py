@@ -29,7 +29,9 @@ def with_checkpoint_settings(recipe: Recipe) -> Recipe:
     block, backbone = recipe.get("model.collator"), recipe.get("model.backbone")
     collator = registry.collators.get(block["@collators"])
     try:
-        entries = Published(backbone["name"], backbone.get("revision")).tokenizer.get_vocab()
+        entries = Published(
+            backbone["name"], backbone.get("revision"), bool(backbone.get("native_class"))
+        ).tokenizer.get_vocab()
     except (InputError, RunError, KeyError):  # what it is that cannot be loaded is said where it is
         return recipe
     for argument, message in foreign_markers(collator, block, entries):
@@ -42,7 +44,7 @@ def _with_settings(recipe: Recipe) -> Recipe:
     if not isinstance(name := backbone.get("name"), str):
         return recipe
     try:
-        checkpoint = Published(name, backbone.get("revision"))
+        checkpoint = Published(name, backbone.get("revision"), bool(backbone.get("native_class")))
     except (InputError, RunError):  # what it is that cannot be loaded is said where it is
         return recipe
     try:

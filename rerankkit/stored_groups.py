@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from array import array
 from collections.abc import Iterable, Sequence
@@ -23,17 +24,20 @@ class StoredGroups(Sequence[Group]):
 
     Args:
         path: The file to write; whoever gives it removes it.
+
+    `digest` is the same for the same groups in the same order.
     """
 
     def __init__(self, groups: Iterable[Group], path: Path) -> None:
         self._path = path
-        ends = array("q", [0])
+        ends, digest = array("q", [0]), hashlib.sha256()
         try:
             with path.open("wb") as file:
                 for group in groups:
                     # JSON gives back the same texts and the same numbers, digit for digit
                     line = json.dumps([getattr(group, name) for name in FIELDS]).encode() + b"\n"
                     file.write(line)
+                    digest.update(line)
                     ends.append(ends[-1] + len(line))
         except OSError as error:
             if error.filename not in (None, str(path)):  # the reader's, of a file of its own
@@ -43,6 +47,7 @@ class StoredGroups(Sequence[Group]):
                 "--output on another disk"
             ) from error
         self._ends = np.array(ends)  # [groups + 1]
+        self.digest = digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self._ends) - 1

@@ -107,6 +107,40 @@ KINDS = {
     "judged_documents_unknown": Kind(
         "judgement", "of no known document", "measures count these as missed; give the corpus that was judged"
     ),
+    "groups_alike": Kind(
+        "training group",
+        "with the same prompt for all documents, which teaches nothing",
+        "raise [model.collator] max_length, or cap the query by query_max_length",
+    ),
+    "half_precision_training": Kind(
+        "trained weight",
+        "in half precision, where steps below 1/256 of its value are lost",
+        'set dtype = "fp32" in [model.backbone] and bf16 = true in [training], or train an adapter '
+        "([model.backbone.lora]), whose weights are fp32",
+    ),
+    "trainings_unlocked": Kind(
+        "training",
+        "without a lock, so another one of the same output would not be noticed",
+        "start one at a time for each output",
+    ),
+    "groups_without_positive": Kind(
+        "training group", "without a positive document and left out", "give a document of each a label above 0"
+    ),
+    "groups_without_negative": Kind(
+        "training group",
+        "without a negative document, which teaches nothing about the order",
+        "[sampling] random_negatives draws some from other queries",
+    ),
+    "groups_of_one_label": Kind(
+        "training group",
+        "with one label for all documents, which teaches nothing about the order",
+        "leave it out, or grade its documents",
+    ),
+    "groups_labelled_twice": Kind(
+        "training group",
+        "with labels and teacher_scores, of which the labels are learned from",
+        "[sampling] learn_from says otherwise",
+    ),
     "ranks_contradicted": Kind(
         "query", "with ranks that contradict the scores, which count", "give scores that fall from rank to rank"
     ),

@@ -17,7 +17,7 @@ from rerankkit.errors import InputError
 from rerankkit.registry import registry
 from rerankkit.sampling import KnownPositives, TrainingGroups, fingerprint
 from rerankkit.settings import Sampling
-from rerankkit.trainer import TrainingModule
+from rerankkit.training.trainer import TrainingModule
 
 KINDS = ["yes_no", "classifier", "linear", "colbert"]
 NOTHING_KNOWN = lambda group: KnownPositives(frozenset(), frozenset())  # noqa: E731

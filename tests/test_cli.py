@@ -191,7 +191,7 @@ def test_doctor_as_json(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_train_saves_a_model_once_and_preview_shows_its_tokens(shell: Shell, tmp_path: Path) -> None:
     import tiny_training
 
-    steps = {"max_steps": 1, "eval_strategy": "no", "save_steps": 1, "load_best_model_at_end": False}
+    steps = {"max_steps": 1, "warmup_steps": 0, "eval_strategy": "no", "save_steps": 1, "load_best_model_at_end": False}
     file = tiny_training.recipe(tmp_path / "w", training=steps, groups=4, dev=0)
     given = ("train", file, "--output", tmp_path / "m", "--training.seed", "9")
     code, out, err = shell(*given)

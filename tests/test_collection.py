@@ -172,11 +172,15 @@ def test_a_document_that_stands_twice_in_a_row_is_taken_once(tmp_path: Path) -> 
         ({"docid": "D1", "url": "u", "title": "T", "headings": "h", "body": "b"}, {"D1": "T b"}),  # MS MARCO v2
         ({"docid": "D1#2", "title": "T", "segment": "s", "start_char": 3}, {"D1#2": "T s"}),
         ({"pid": "P1", "passage": "p", "spans": "(0,1)", "docid": "D1"}, {"P1": "p"}),
-        ({"_id": "1", "text": "t", "body": "b", "contents": "c"}, {"1": "t"}),
     ],
 )
 def test_documents_as_other_projects_write_them(tmp_path: Path, row: Any, expected: dict[str, str]) -> None:
     assert read_corpus(write(tmp_path / "d.jsonl", row)) == expected
+
+
+def test_a_text_that_is_called_text_is_the_text(tmp_path: Path) -> None:
+    row = {"_id": "1", "text": "t", "body": "b", "contents": "c"}
+    assert read_corpus(write(tmp_path / "d.jsonl", row)) == {"1": "t"}
 
 
 def test_keys_may_be_named(tmp_path: Path) -> None:

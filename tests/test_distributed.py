@@ -29,7 +29,7 @@ import rerankkit
 recipe, output, resume, kill = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "resume", int(sys.argv[4])
 rank = os.environ.get("RANK", "0")
 if kill and rank == "1":
-    run.kill("rerankkit.trainer:GroupTrainer", "compute_loss", kill)
+    run.kill("rerankkit.training.trainer:GroupTrainer", "compute_loss", kill)
 if __name__ == "__main__":
     reranker = rerankkit.train(recipe, output, resume=resume)
     digest = hashlib.sha256()

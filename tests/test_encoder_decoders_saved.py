@@ -158,7 +158,7 @@ def test_a_preview_reads_no_weights_and_shows_both_parts(tmp_path: Path, monkeyp
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("it read weights")
 
-    monkeypatch.setattr(pretrained, "load_model", refuse)
+    monkeypatch.setattr(pretrained, "load", refuse)
     found = preview(load_recipe(at))
     shown = found.examples[0].prompts[0]
     words = tiny_t5.tokenizer(opened=True)

@@ -23,7 +23,7 @@ from rerankkit.losses.negative_log_likelihood import NegativeLogLikelihood
 from rerankkit.losses.softmax_cross_entropy import SoftmaxCrossEntropy
 from rerankkit.protocols import Taught
 from rerankkit.recipe import load_recipe, recipes_folder
-from rerankkit.trainer import TrainingModule
+from rerankkit.training.trainer import TrainingModule
 
 GPU = torch.cuda.is_available()
 CPU = torch.device("cpu")

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import tiny
+import tiny_t5
 import torch
 
-from rerankkit import engine
+from rerankkit import Reranker, engine
 from rerankkit.backbones.hf_causal import HFCausal, hf_causal
+from rerankkit.backbones.hf_encoder_decoder import hf_encoder_decoder
 from rerankkit.engine import Parts
 from rerankkit.errors import InputError, RunError
 from rerankkit.lora import Lora, adapter_folder, effective_rows
@@ -121,9 +123,42 @@ def test_the_rows_of_the_output_layer_follow_the_adapter() -> None:
 
 def test_a_tied_output_layer_is_not_merged() -> None:
     """Its sum would change the embeddings as well, and with them every score."""
-    with pytest.raises(InputError, match="whose weights are the embeddings' too in this model; merging would change"):
+    with pytest.raises(InputError, match="has lm_head, whose weights are another layer's too .*; merging would change"):
         tiny.backbone("qwen3", lora=Lora(target_modules=HEAD_TOO))
     assert tiny.backbone("qwen3", lora=Lora(target_modules=HEAD_TOO, merge=False))
+
+
+TIED = [
+    (hf_causal, lambda: tiny.folder("qwen3"), ["q_proj", "embed_tokens"], "model.embed_tokens"),
+    (hf_causal, lambda: tiny.folder("gpt2"), ["c_attn", "wte"], "transformer.wte"),
+    (hf_encoder_decoder, lambda: tiny_t5.folder("t5"), ["q", "shared"], "shared"),
+    (hf_encoder_decoder, lambda: tiny_t5.folder("bart"), ["q_proj", "lm_head"], "lm_head"),
+]
+
+
+@pytest.mark.regression
+@pytest.mark.parametrize(("part", "folder", "targets", "tied"), TIED)
+def test_no_tied_layer_is_merged(part: Any, folder: Any, targets: list[str], tied: str) -> None:
+    """Whichever of the layers that share weights is adapted: folded in, it would change the others."""
+    with pytest.raises(InputError, match=f"has {tied}, whose weights are another layer's too .* set merge = false"):
+        part(str(folder()), lora=Lora(r=4, target_modules=targets))
+    assert part(str(folder()), lora=Lora(r=4, target_modules=targets, merge=False))
+
+
+@pytest.mark.regression
+def test_embeddings_of_their_own_are_merged(tmp_path: Path) -> None:
+    model = trained(Lora(r=4, target_modules=["q_proj", "v_proj", "embed_tokens"]))
+    before = scores(model)
+    model.save(tmp_path)
+    assert scores(model) == pytest.approx(before, abs=1e-4) == scores(hf_causal(str(tmp_path / "backbone")))
+
+
+@pytest.mark.regression
+def test_an_export_merges_no_tied_layer(tmp_path: Path) -> None:
+    model = tiny.backbone("qwen3", lora=Lora(r=4, target_modules=["q_proj", "embed_tokens"], merge=False))
+    with pytest.raises(InputError, match="adapts model.embed_tokens, whose weights are another layer's too"):
+        Reranker(tiny.parts(of=model)).export(tmp_path / "out", "transformers")
+    assert not (tmp_path / "out").exists()
 
 
 def test_targets_that_do_not_exist_are_refused() -> None:

@@ -20,12 +20,12 @@ from test_open_retrievals import COMMANDS, fitted
 from test_training_kinds import seen  # noqa: F401
 
 from rerankkit import Reranker, train
-from rerankkit import trainer as trainer_module
+from rerankkit import batches as batches_module
 from rerankkit.batches import training_batch
 from rerankkit.losses.softmax_cross_entropy import SoftmaxCrossEntropy
 from rerankkit.protocols import Batch
 from rerankkit.recipe import parse_overrides
-from rerankkit.trainer import GroupTrainer, TrainingModule
+from rerankkit.training.trainer import GroupTrainer, TrainingModule
 
 EVERY: dict[str, Any] = {
     "data.train": {"@readers": "jsonl.v1", "path": "t2_ranking.jsonl"},
@@ -124,7 +124,7 @@ class Trained:
             return self.batches[-1]
 
         monkeypatch.chdir(at)
-        monkeypatch.setattr(trainer_module, "training_batch", batch)
+        monkeypatch.setattr(batches_module, "training_batch", batch)
         (at / "t2_ranking.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
         command = fitted(BY_RECIPE[recipe]).replace("_key positive", "_key good").replace("_key negative", "_key bad")
         self.start = Reranker.from_recipe(recipe, parse_overrides(words_of(command)[1]))

@@ -18,7 +18,7 @@ from rerankkit.backbones.hf_classifier import hf_classifier
 from rerankkit.backbones.hf_encoder import hf_encoder
 from rerankkit.checkpoint_files import stored_tensors
 from rerankkit.errors import InputError, RunError
-from rerankkit.pretrained import check_sources, file_beside, load_model, load_tokenizer, model_inputs, positions
+from rerankkit.pretrained import check_sources, file_beside, load, load_config, load_tokenizer, model_inputs, positions
 from rerankkit.protocols import Batch, Tokens
 
 COUNTING = ["Roberta", "RobertaPreLayerNorm", "XLMRoberta", "XLMRobertaXL", "Camembert", "MPNet", "IBert", "Xmod"]
@@ -141,7 +141,10 @@ def test_weights_begin_where_torch_lets_tensors_begin(tmp_path: Path) -> None:
         safetensors.torch.save_file(stored, folder / "model.safetensors", {"format": "pt", "pad": "x" * pad})
         plain = transformers.AutoModelForCausalLM.from_pretrained(folder)
         mapped |= {weight.data_ptr() % 64 for weight in plain.parameters()}
-        model, _ = load_model(transformers.AutoModelForCausalLM, str(folder), "fp32", "auto", None)
+        model, _, _ = load(
+            transformers.AutoModelForCausalLM, "language model", str(folder), load_config(str(folder), None), "fp32",
+            "auto", None, native_class=False, lora=None,
+        )  # fmt: skip
         weights = dict(model.named_parameters())
         assert {weight.data_ptr() % 64 for weight in weights.values()} == {0}
         assert all(torch.equal(weights[name], weight) for name, weight in stored.items())

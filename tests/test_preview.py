@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from rerankkit import engine, pretrained, trainer
+from rerankkit import batches, engine, pretrained
 from rerankkit.backbones.hf_causal import hf_causal
 from rerankkit.errors import InputError, RunError
 from rerankkit.evaluate import prepare
@@ -106,13 +106,13 @@ def test_the_tokens_are_those_of_the_training_batch(
     overrides = {"model.formatter.template": template, "training.gradient_checkpointing": recomputing}
     recipe = loaded(recipe_file, **overrides)
     captured: list[Batch] = []
-    real = trainer.training_batch
+    real = batches.training_batch
 
     def capture(parts: Any, groups: Any, known: Any = None) -> Batch:
         captured.append(real(parts, groups))
         return captured[-1]
 
-    monkeypatch.setattr(trainer, "training_batch", capture)
+    monkeypatch.setattr(batches, "training_batch", capture)
     train(recipe, tmp_path / "model")
     for example in range(4):  # two groups in each batch
         batch, in_batch = captured[example // 2], example % 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -341,3 +342,15 @@ def test_shipped_recipes_are_without_problems_and_filled_twice_the_same(tmp_path
         found = load_recipe(path, purpose="rank" if path.parent.name == "pretrained" else "train")
         (tmp_path / "filled.cfg").write_text(fill(found), encoding="utf-8")
         assert fill(read(tmp_path / "filled.cfg")) == fill(found)
+
+
+@pytest.mark.regression
+def test_a_recipe_may_come_through_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    end, other = os.pipe()
+    os.write(other, b'[recipe]\nextends = "base.cfg"\n[engine]\nbatch_tokens = 77\n')
+    os.close(other)
+    (tmp_path / "base.cfg").write_text('[recipe]\nextends = "llm_pointwise"\n[engine]\nbatch_tokens = 5\n')
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(f"/dev/fd/{end}")
+    os.close(end)
+    assert recipe.settings("engine").batch_tokens == 77 and recipe.has("model.head")

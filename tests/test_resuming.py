@@ -21,7 +21,7 @@ DROPOUT: dict[str, Any] = {
 }
 LAST = {"load_best_model_at_end": False}
 """So that the weights saved are those of the last step, which all steps before it have a part in."""
-STEP, SAVE = "rerankkit.trainer:GroupTrainer", "rerankkit.trainer"
+STEP, SAVE = "rerankkit.training.trainer:GroupTrainer", "rerankkit.training.trainer"
 MOMENTS = {
     "before the first step": (STEP, "compute_loss", 1),
     "between two accumulated batches": (STEP, "compute_loss", 16),
@@ -32,7 +32,7 @@ MOMENTS = {
     "between the seal and the rotation": (SAVE, "rotate", 2),
     "while an older checkpoint goes": ("shutil", "rmtree", 6, "after"),
     "after the last step": (STEP, "_finalize_training", 1),
-    "before the model is saved": ("rerankkit.training", "_save", 1),
+    "before the model is saved": ("rerankkit.training.outputs", "save", 1),
     "before the model is in its place": ("rerankkit.saving", "sha256_of", 2),
 }
 
@@ -163,7 +163,7 @@ def test_no_whole_checkpoint_is_an_error_that_says_so(recipe: Path, tmp_path: Pa
 
 def interrupt(path: Path, output: Path, call: int, resume: bool = False) -> None:
     """Train, with Ctrl-C in the middle of some batch."""
-    from rerankkit.trainer import GroupTrainer
+    from rerankkit.training.trainer import GroupTrainer
 
     original, calls = GroupTrainer.compute_loss, 0
 
@@ -210,7 +210,7 @@ def test_ctrl_c_changes_nothing_of_the_result(tmp_path: Path, strategy: str, cal
 
 def limited(path: Path, output: Path, size: int, after: int) -> None:
     """Train with a limit on the size of a file, which stands for a full disk, from some checkpoint on."""
-    from rerankkit.trainer import GroupTrainer
+    from rerankkit.training.trainer import GroupTrainer
 
     original, calls = GroupTrainer._save_checkpoint, 0
 
@@ -251,9 +251,9 @@ def test_a_full_disk_while_the_model_is_saved(recipe: Path, expected: str, tmp_p
 
 
 def _no_room_at_the_end(path: Path, output: Path) -> None:
-    from rerankkit import training
+    from rerankkit.training import outputs
 
-    original = training._save
+    original = outputs.save
 
     def save(*args: Any) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
@@ -262,5 +262,5 @@ def _no_room_at_the_end(path: Path, output: Path) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
-    training._save = save  # type: ignore[assignment]
+    outputs.save = save  # type: ignore[assignment]
     run.train(path, output)

@@ -89,12 +89,12 @@ def test_a_group_with_fewer_negatives_than_asked(caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.WARNING, "rerankkit"):
         alone = TrainingGroups(given, Sampling(group_size=4), seed=0)
     assert [len(alone[0, i].docs) for i in range(4)] == [4, 4, 2, 1]
-    assert "1 of 4 training groups have no negative document" in caplog.text
+    assert "1 training group without a negative document, which teaches nothing about the order" in caplog.text
     filled = TrainingGroups(given, Sampling(group_size=4, random_negatives=1), seed=0)
     assert [len(filled[0, i].docs) for i in range(4)] == [4, 4, 4, 4]
     lonely = TrainingGroups(given[3:], Sampling(group_size=4, random_negatives=3), seed=0)
     assert lonely[0, 0].docs == ["none yes"]
-    assert not (alone.lone or filled.lone) and TrainingGroups(given[3:], Sampling(group_size=4), seed=0).lone
+    assert not (alone.alike or filled.alike) and TrainingGroups(given[3:], Sampling(group_size=4), seed=0).alike
     caplog.clear()
     with caplog.at_level(logging.WARNING, "rerankkit"):
         TrainingGroups(given, Sampling(group_size=4, in_batch_negatives=True), seed=0)
@@ -115,7 +115,7 @@ def test_groups_without_a_positive_are_left_out_with_a_count(caplog: pytest.LogC
         dataset = TrainingGroups(given, Sampling(), seed=0)
     assert len(dataset) == 2
     assert {dataset[0, i].qid for i in range(2)} == {"q0", "q2"}
-    assert "2 of 4 training groups have no positive document and are left out" in caplog.text
+    assert "2 training groups without a positive document and left out, such as group 'q1'" in caplog.text
     with pytest.raises(InputError, match="no group with a positive document"):
         TrainingGroups(given[1:2], Sampling(), seed=0)
 
@@ -154,14 +154,16 @@ def test_document_ids_come_along(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_labels_keep_their_values() -> None:
     given = [Group("q", ["a", "b", "c", "d"], [0.25, 3.5, 0.0, -1.0])]
-    dataset = TrainingGroups(given, Sampling(group_size=3), seed=0)
+    dataset = TrainingGroups(given, Sampling(group_size=3, grades="one"), seed=0)
     for _, group in drawn(dataset):
         assert sorted(zip(group.docs, group.labels or [], strict=True))[-2:] == [("c", 0.0), ("d", -1.0)]
         assert sum(label > 0 for label in group.labels or []) == 1
     batch = training_batch(tiny.parts(), [dataset[0, 0]])
     assert batch.labels is not None and batch.labels.dtype == torch.float32
     # a stranger must not be worth more than what is known not to be relevant
-    strange = TrainingGroups([*given, *groups(3)], Sampling(group_size=3, random_negatives=1), seed=0)[0, 0]
+    strange = TrainingGroups([*given, *groups(3)], Sampling(group_size=3, random_negatives=1, grades="one"), seed=0)[
+        0, 0
+    ]
     assert min(strange.labels or []) == -1.0
     assert all(label == -1.0 for text, label in zip(strange.docs, strange.labels or [], strict=True) if " yes " in text)
 
@@ -178,7 +180,7 @@ def test_teacher_scores_stand_in_for_labels(caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level(logging.WARNING, "rerankkit"):
         both = TrainingGroups([replace(taught[0], labels=[1.0, 0.0, 0.0])], Sampling(group_size=3), seed=0)
     assert sorted(both[0, 0].labels or []) == [0.0, 0.0, 1.0]
-    assert "1 training groups have labels and teacher_scores; their labels are learned from" in caplog.text
+    assert "1 training group with labels and teacher_scores, of which the labels are learned from" in caplog.text
     with pytest.raises(InputError, match="group 'what' has neither labels nor teacher_scores"):
         TrainingGroups([Group("what", ["a"])], Sampling(), seed=0)
 

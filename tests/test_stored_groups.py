@@ -19,8 +19,8 @@ from rerankkit.protocols import Group
 from rerankkit.sampling import EpochSampler, TrainingGroups
 from rerankkit.settings import Sampling
 from rerankkit.stored_groups import StoredGroups
-from rerankkit.trainer import GroupTrainer
 from rerankkit.training import train
+from rerankkit.training.trainer import GroupTrainer
 
 GIVEN = [
     Group("q", ["a\n", "b\u2028", "\ud800 half"], [1, 0, 0.1 + 0.2], [1e-300, -2.5, 3], "1", ["x", "y", "z"]),
@@ -123,7 +123,7 @@ from rerankkit.readers.jsonl import Jsonl
 from rerankkit.sampling import EpochSampler, TrainingGroups
 from rerankkit.settings import Sampling
 from rerankkit.stored_groups import StoredGroups
-from rerankkit.trainer import GroupTrainer
+from rerankkit.training.trainer import GroupTrainer
 from rerankkit.training import train
 
 def draw(path, folder):

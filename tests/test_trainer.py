@@ -25,7 +25,8 @@ from rerankkit.losses.softmax_cross_entropy import SoftmaxCrossEntropy
 from rerankkit.protocols import Group
 from rerankkit.sampling import TrainingGroups
 from rerankkit.settings import Engine, Evaluation, Sampling
-from rerankkit.trainer import GroupTrainer, StopOnInterrupt, TrainingModule, _gathered
+from rerankkit.training.callbacks import StopOnInterrupt
+from rerankkit.training.trainer import GroupTrainer, TrainingModule, _gathered
 
 Rows = list[tuple[list[float], list[float]]]
 

@@ -8,14 +8,16 @@ import re
 import pytest
 import transformers
 
-from rerankkit.trainer import GroupTrainer
+from rerankkit.training.trainer import GroupTrainer
 
 OVERRIDDEN = {
     "compute_loss": ["model", "inputs", "return_outputs", "num_items_in_batch"],
     "evaluate": ["eval_dataset", "ignore_keys", "metric_key_prefix"],
+    "get_batch_samples": ["epoch_iterator", "num_batches", "device"],
     "_get_train_sampler": ["train_dataset"],
     "_load_best_model": [],
     "_load_from_checkpoint": ["resume_from_checkpoint", "model"],
+    "_load_optimizer_and_scheduler": ["checkpoint"],
     "_load_rng_state": ["checkpoint"],
     "_run_epoch": None,  # ours hands on whatever it is given
     "_save": ["output_dir", "state_dict"],

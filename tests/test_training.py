@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ import tiny_training as run
 import torch
 import transformers
 
-from rerankkit import training
 from rerankkit.errors import InputError, RunError
 from rerankkit.evaluate import measure, prepare, qrels_of, run_of
 from rerankkit.heads.yes_no import YesNo
@@ -21,8 +21,8 @@ from rerankkit.protocols import Batch
 from rerankkit.readers.jsonl import Jsonl
 from rerankkit.recipe import load_recipe
 from rerankkit.reranker import Reranker
-from rerankkit.trainer import GroupTrainer
-from rerankkit.training import train
+from rerankkit.training import outputs, train
+from rerankkit.training.trainer import GroupTrainer
 
 LORA: dict[str, Any] = {"r": 4, "lora_dropout": 0.2}
 SHORT: dict[str, Any] = {"max_steps": 2, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
@@ -311,9 +311,9 @@ def test_overwriting_replaces_the_model_only_when_the_new_one_is_whole(
         train(again, output, resume=True, overwrite=True)  # the same command, with --resume, goes on
     assert run.weights(output) == old
     with monkeypatch.context() as patch, pytest.raises(RunError, match="could not be written"):
-        replace = training.os.replace
+        replace = os.replace
         patch.setattr(
-            training.os,
+            os,
             "replace",
             lambda a, b: _no_space() if Path(b) == output and "model" in str(a) else replace(a, b),
         )
@@ -326,8 +326,8 @@ def test_overwriting_replaces_the_model_only_when_the_new_one_is_whole(
 
 def test_a_model_taken_aside_is_put_back(tmp_path: Path) -> None:
     work, output = tmp_path / "out.training", tmp_path / "out"
-    (work / training.REPLACED).mkdir(parents=True)
-    (work / training.REPLACED / "model").write_text("old")
+    (work / outputs.REPLACED).mkdir(parents=True)
+    (work / outputs.REPLACED / "model").write_text("old")
     with pytest.raises(InputError, match="already exists and is not empty"):
         train(run.recipe(tmp_path / "recipe", SHORT), output)
     assert (output / "model").read_text() == "old"
@@ -383,6 +383,6 @@ def test_resuming_is_exact_where_a_part_draws_numbers_at_its_first_use(
 
 
 def test_training_in_a_thread_that_is_not_the_main_one(tmp_path: Path) -> None:
-    recipe = run.recipe(tmp_path / "recipe", {**SHORT, "max_steps": 1})
+    recipe = run.recipe(tmp_path / "recipe", {**SHORT, "max_steps": 1, "warmup_steps": 0})
     with ThreadPoolExecutor(1) as pool:
         assert isinstance(pool.submit(train, recipe, tmp_path / "out").result(), Reranker)

@@ -17,8 +17,9 @@ from rerankkit.errors import InputError
 from rerankkit.evaluate import measure, prepare, qrels_of, run_of
 from rerankkit.readers.jsonl import Jsonl
 from rerankkit.registry import registry
-from rerankkit.trainer import GroupTrainer
-from rerankkit.training import LIKELIHOOD, Interrupted
+from rerankkit.training import Interrupted
+from rerankkit.training.requirements import LIKELIHOOD
+from rerankkit.training.trainer import GroupTrainer
 
 KINDS = ["classifier", "linear", "colbert"]
 SHORT: dict[str, Any] = {"max_steps": 2, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}

@@ -27,8 +27,8 @@ from rerankkit.losses.softmax_cross_entropy import SoftmaxCrossEntropy
 from rerankkit.preview import preview
 from rerankkit.protocols import Batch
 from rerankkit.recipe import load_recipe
-from rerankkit.trainer import GroupTrainer, TrainingModule
-from rerankkit.training import LIKELIHOOD
+from rerankkit.training.requirements import LIKELIHOOD
+from rerankkit.training.trainer import GroupTrainer, TrainingModule
 
 QUERY = tiny_rankers.QueryAfter()
 NUMBERED = tiny_rankers.Listed("12345678")

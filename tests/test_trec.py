@@ -185,17 +185,18 @@ def test_qrels_without_a_judgement_are_refused(tmp_path: Path) -> None:
         read_qrels(tmp_path / "qrels.tsv")
 
 
-@pytest.mark.regression
 @pytest.mark.parametrize(
     ("lines", "warns"),
     [
-        ("q Q0 a 1 1 x\nq Q0 b 2 2 x\nq Q0 c 3 3 x\n", True),  # rising scores
-        ("q Q0 a 1 1 x\nq Q0 b 2 1 x\n", True),  # equal scores: trec_eval puts b first
+        pytest.param("q Q0 a 1 1 x\nq Q0 b 2 2 x\nq Q0 c 3 3 x\n", True, marks=pytest.mark.regression),  # rising scores
+        pytest.param(
+            "q Q0 a 1 1 x\nq Q0 b 2 1 x\n", True, marks=pytest.mark.regression
+        ),  # equal scores: trec_eval puts b first
         ("q Q0 b 1 1 x\nq Q0 a 2 1 x\n", False),
         ("q Q0 a 2 1 x\nq Q0 b 1 2 x\n", False),
         ("q Q0 a 1 1 x\nq Q0 b 1 2 x\n", False),  # equal ranks say nothing
         ("q Q0 a - 1 x\nq Q0 b - 2 x\n", False),
-        ("p Q0 a 1 2 x\nq Q0 a 0 1 x\np Q0 b 2 1 x\nq Q0 b 1 2 x\n", True),
+        pytest.param("p Q0 a 1 2 x\nq Q0 a 0 1 x\np Q0 b 2 1 x\nq Q0 b 1 2 x\n", True, marks=pytest.mark.regression),
     ],
 )
 def test_ranks_that_contradict_the_scores_are_warned_of(

@@ -163,7 +163,8 @@ def test_late_interaction_says_what_its_caps_cut() -> None:
 def test_training_says_before_its_first_step_what_is_cut(
     tmp_path: Path, caplog: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rerankkit import trainer, warnings
+    from rerankkit import warnings
+    from rerankkit.training import trainer
 
     warnings._said.clear()
     steps: list[list[str]] = []

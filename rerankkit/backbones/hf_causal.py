@@ -10,7 +10,6 @@ from rerankkit import causal_lm, generation, pretrained
 from rerankkit import quantization as quantizing
 from rerankkit.architectures import Passes, refuse_mixing
 from rerankkit.causal_lm import PrefixState
-from rerankkit.errors import RunError
 from rerankkit.lazy import torch, transformers
 from rerankkit.lora import Lora, add_lora
 from rerankkit.pretrained import Attention, Dtype
@@ -25,6 +24,7 @@ def hf_causal(
     dtype: Dtype = "fp32",
     attention: Attention = "auto",
     revision: str | None = None,
+    native_class: bool = False,
     share_prefix: bool = True,
     quantization: Quantization | None = None,
     lora: Lora | None = None,
@@ -48,28 +48,28 @@ def hf_causal(
         dtype: "auto" is the checkpoint's own.
         attention: "auto" is "sdpa" where the architecture can, else "eager".
         revision: Branch, tag or commit of a hub id.
+        native_class: Accept transformers' own class where the repository has code for the model (`auto_map`).
         share_prefix: Compute the tokens that a query's prompts begin with once. Only where every layer attends to
             everything before it; elsewhere it is left off.
         quantization: Weights in eight or four bits through bitsandbytes; to be trained with LoRA and `merge = false`.
     """
-    config = pretrained.load_config(name, revision)
+    config = pretrained.load_config(name, revision, native_class)
     refuse_mixing(name, config, "hf_causal.v1")
-    auto = transformers.AutoModelForCausalLM
-    model, missing = pretrained.load_model(
-        auto, name, dtype, attention, revision, config, quantizing.settings(quantization, dtype)
+    causal_lm.refuse_other_tasks(name, config)
+    auto, settings = transformers.AutoModelForCausalLM, quantizing.settings(quantization, dtype)
+    model, tokenizer, _ = pretrained.load(
+        auto, "language model", name, config, dtype, attention, revision, native_class, lora, settings
     )
     causal_lm.refuse_other_architectures(name, model)
-    if missing:
-        raise RunError(f"{name} lacks weights of a causal language model, such as {', '.join(sorted(missing)[:3])}")
-    tokenizer = pretrained.load_tokenizer(name, revision, model.config)
     return HFCausal(name, tokenizer, add_lora(model, lora) if lora else model, share_prefix, lora, quantization)
 
 
-def _without_weights(name: str, revision: str | None, share_prefix: bool) -> HFCausal:
+def _without_weights(name: str, revision: str | None, share_prefix: bool, native_class: bool = False) -> HFCausal:
     """The tokenizer and the shape of the model, for what needs no weights."""
-    config = pretrained.load_config(name, revision)
+    config = pretrained.load_config(name, revision, native_class)
     refuse_mixing(name, config, "hf_causal.v1")
-    tokenizer, model = pretrained.load_shape(transformers.AutoModelForCausalLM, name, revision, config)
+    causal_lm.refuse_other_tasks(name, config)
+    tokenizer, model = pretrained.load_shape(transformers.AutoModelForCausalLM, name, revision, config, native_class)
     causal_lm.refuse_other_architectures(name, model)
     return HFCausal(name, tokenizer, model, share_prefix, None)
 
@@ -104,7 +104,7 @@ class HFCausal:
         return self.module.get_base_model() if self._has_adapter else self.module
 
     def read_shared(self, shared: Tokens, before: Sequence[PrefixState] = ()) -> list[PrefixState]:
-        decoder = self.model.get_decoder()
+        decoder = causal_lm.stack(self.model)
         if before:
             output = causal_lm.go_on(decoder, shared, before)
         else:
@@ -112,17 +112,17 @@ class HFCausal:
         return causal_lm.cached(output, shared, before)
 
     def hidden(self, batch: Batch, states: Sequence[PrefixState] | None = None) -> Hidden:
-        """Final hidden states, after the last norm."""
-        decoder, tokens = self.model.get_decoder(), batch.tokens
+        """Final hidden states, as the output layer reads them."""
+        decoder, tokens = causal_lm.stack(self.model), batch.tokens
         if batch.shared is None or batch.shared_of is None:
             return Hidden(self._passes.states(self._states, tokens))
         states = self.read_shared(batch.shared) if states is None else states
         output = causal_lm.go_on(decoder, tokens, [states[number] for number in batch.shared_of.tolist()])
-        return Hidden(output.last_hidden_state)
+        return Hidden(causal_lm.final_states(self.model, output.last_hidden_state))
 
     def _states(self, tokens: Tokens) -> torch.Tensor:
-        decoder = self.model.get_decoder()
-        return decoder(input_ids=tokens.ids, attention_mask=tokens.mask, use_cache=False).last_hidden_state
+        output = causal_lm.stack(self.model)(input_ids=tokens.ids, attention_mask=tokens.mask, use_cache=False)
+        return causal_lm.final_states(self.model, output.last_hidden_state)
 
     def vocabulary(self, token_ids: Sequence[int] | None = None) -> Vocabulary:
         vocabulary = causal_lm.output_rows(self.model, token_ids)

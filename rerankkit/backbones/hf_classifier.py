@@ -9,7 +9,6 @@ from typing import Any
 from rerankkit import pretrained
 from rerankkit.architectures import Passes, refuse_unfit
 from rerankkit.classifiers import head_names, in_float32, last_token_logits, new_poolers, require_one_label
-from rerankkit.errors import RunError
 from rerankkit.lazy import torch, transformers
 from rerankkit.lora import Lora, add_lora
 from rerankkit.pretrained import Attention, Dtype
@@ -23,6 +22,7 @@ def hf_classifier(
     dtype: Dtype = "fp32",
     attention: Attention = "auto",
     revision: str | None = None,
+    native_class: bool = False,
     lora: Lora | None = None,
 ) -> HFClassifier:
     """A sequence classifier with one logit, such as cross-encoder/ms-marco-MiniLM-L-12-v2 or bge-reranker-v2-m3. Code
@@ -42,30 +42,29 @@ def hf_classifier(
         dtype: "auto" is the checkpoint's own.
         attention: "auto" is "sdpa" where the architecture can, else "eager".
         revision: Branch, tag or commit of a hub id.
+        native_class: Accept transformers' own class where the repository has code for the model (`auto_map`).
         lora: Low-rank adapters on all but the classifier, which is trained whole, as is a pooler that the
             checkpoint lacks.
     """
-    config = pretrained.load_config(name, revision)
+    config = pretrained.load_config(name, revision, native_class)
     refuse_unfit(name, config, "hf_classifier.v1")
     require_one_label(name, config)
     auto = transformers.AutoModelForSequenceClassification
-    model, missing = pretrained.load_model(auto, name, dtype, attention, revision, config)
-    new = {key for key in missing if key.partition(".")[0] != model.base_model_prefix or ".pooler." in key}
-    if lacking := sorted(missing - new):
-        raise RunError(f"{name} lacks weights of its architecture, such as {', '.join(lacking[:3])}")
-    tokenizer = pretrained.load_tokenizer(name, revision, model.config)
+    model, tokenizer, new = pretrained.load(
+        auto, "classifier", name, config, dtype, attention, revision, native_class, lora
+    )
     found = HFClassifier(name, revision, tokenizer, model, lora, new_poolers(new))
     found.untrained = bool(new) and not (lora and lora.start)
     return found
 
 
-def _without_weights(name: str, revision: str | None) -> HFClassifier:
+def _without_weights(name: str, revision: str | None, native_class: bool = False) -> HFClassifier:
     """The tokenizer and the shape of the model, for what needs no weights."""
-    config = pretrained.load_config(name, revision)
+    config = pretrained.load_config(name, revision, native_class)
     refuse_unfit(name, config, "hf_classifier.v1")
     require_one_label(name, config)
     auto = transformers.AutoModelForSequenceClassification
-    tokenizer, model = pretrained.load_shape(auto, name, revision, config)
+    tokenizer, model = pretrained.load_shape(auto, name, revision, config, native_class)
     return HFClassifier(name, revision, tokenizer, model, None)
 
 

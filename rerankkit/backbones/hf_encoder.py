@@ -8,7 +8,6 @@ from typing import Any
 
 from rerankkit import pretrained
 from rerankkit.architectures import Passes, refuse_unfit
-from rerankkit.errors import RunError
 from rerankkit.lazy import torch, transformers
 from rerankkit.lora import Lora, add_lora
 from rerankkit.pretrained import Attention, Dtype
@@ -22,6 +21,7 @@ def hf_encoder(
     dtype: Dtype = "fp32",
     attention: Attention = "auto",
     revision: str | None = None,
+    native_class: bool = False,
     lora: Lora | None = None,
 ) -> HFEncoder:
     """A transformers model without its task's head: an encoder such as BERT, ModernBERT or XLM-R, or the body of a
@@ -40,21 +40,20 @@ def hf_encoder(
         dtype: "auto" is the checkpoint's own.
         attention: "auto" is "sdpa" where the architecture can, else "eager".
         revision: Branch, tag or commit of a hub id.
+        native_class: Accept transformers' own class where the repository has code for the model (`auto_map`).
     """
-    config = pretrained.load_config(name, revision)
+    config = pretrained.load_config(name, revision, native_class)
     refuse_unfit(name, config, "hf_encoder.v1")
-    model, missing = pretrained.load_model(transformers.AutoModel, name, dtype, attention, revision, config)
-    if lacking := sorted(key for key in missing if not key.startswith("pooler.")):
-        raise RunError(f"{name} lacks weights of its architecture, such as {', '.join(lacking[:3])}")
-    tokenizer = pretrained.load_tokenizer(name, revision, model.config)
+    auto = transformers.AutoModel
+    model, tokenizer, _ = pretrained.load(auto, "encoder", name, config, dtype, attention, revision, native_class, lora)
     return HFEncoder(name, revision, tokenizer, _without_pooler(model), lora)
 
 
-def _without_weights(name: str, revision: str | None) -> HFEncoder:
+def _without_weights(name: str, revision: str | None, native_class: bool = False) -> HFEncoder:
     """The tokenizer and the shape of the model, for what needs no weights."""
-    config = pretrained.load_config(name, revision)
+    config = pretrained.load_config(name, revision, native_class)
     refuse_unfit(name, config, "hf_encoder.v1")
-    tokenizer, model = pretrained.load_shape(transformers.AutoModel, name, revision, config)
+    tokenizer, model = pretrained.load_shape(transformers.AutoModel, name, revision, config, native_class)
     return HFEncoder(name, revision, tokenizer, _without_pooler(model), None)
 
 

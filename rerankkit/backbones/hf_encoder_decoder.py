@@ -9,7 +9,7 @@ from typing import Any
 from rerankkit import generation, pretrained, seq2seq
 from rerankkit import quantization as quantizing
 from rerankkit.architectures import Passes
-from rerankkit.errors import InputError, RunError
+from rerankkit.errors import InputError
 from rerankkit.lazy import torch, transformers
 from rerankkit.lora import Lora, add_lora
 from rerankkit.pretrained import Attention, Dtype
@@ -25,6 +25,7 @@ def hf_encoder_decoder(
     dtype: Dtype = "fp32",
     attention: Attention = "auto",
     revision: str | None = None,
+    native_class: bool = False,
     quantization: Quantization | None = None,
     lora: Lora | None = None,
 ) -> HFEncoderDecoder:
@@ -48,25 +49,23 @@ def hf_encoder_decoder(
         dtype: "auto" is the checkpoint's own.
         attention: "auto" is "sdpa" where the architecture can, else "eager".
         revision: Branch, tag or commit of a hub id.
+        native_class: Accept transformers' own class where the repository has code for the model (`auto_map`).
         quantization: Weights in eight or four bits through bitsandbytes; to be trained with LoRA and `merge = false`.
     """
-    config = pretrained.load_config(name, revision)
+    config = pretrained.load_config(name, revision, native_class)
     seq2seq.refuse_other_architectures(name, config)
-    auto = transformers.AutoModelForSeq2SeqLM
-    model, missing = pretrained.load_model(
-        auto, name, dtype, attention, revision, config, quantizing.settings(quantization, dtype)
+    auto, settings = transformers.AutoModelForSeq2SeqLM, quantizing.settings(quantization, dtype)
+    model, tokenizer, _ = pretrained.load(
+        auto, "language model", name, config, dtype, attention, revision, native_class, lora, settings
     )
-    if missing:
-        raise RunError(f"{name} lacks weights of its architecture, such as {', '.join(sorted(missing)[:3])}")
-    tokenizer = pretrained.load_tokenizer(name, revision, model.config)
     return HFEncoderDecoder(name, tokenizer, add_lora(model, lora) if lora else model, lora, quantization)
 
 
-def _without_weights(name: str, revision: str | None) -> HFEncoderDecoder:
+def _without_weights(name: str, revision: str | None, native_class: bool = False) -> HFEncoderDecoder:
     """The tokenizer and the shape of the model, for what needs no weights."""
-    config = pretrained.load_config(name, revision)
+    config = pretrained.load_config(name, revision, native_class)
     seq2seq.refuse_other_architectures(name, config)
-    tokenizer, model = pretrained.load_shape(transformers.AutoModelForSeq2SeqLM, name, revision, config)
+    tokenizer, model = pretrained.load_shape(transformers.AutoModelForSeq2SeqLM, name, revision, config, native_class)
     return HFEncoderDecoder(name, tokenizer, model, None)
 
 

@@ -54,7 +54,8 @@ class Linear:
         if self.pooling == "cls" and isinstance(backbone, FromFirst):
             backbone.attend_from_first()
         width = backbone.module.config.hidden_size
-        self.module = torch.nn.Sequential(torch.nn.Dropout(self.dropout), torch.nn.Linear(width, 1, self.bias))
+        linear = torch.nn.Linear(width, 1, self.bias, dtype=torch.float32)
+        self.module = torch.nn.Sequential(torch.nn.Dropout(self.dropout), linear)
         torch.nn.init.normal_(self.module[1].weight, std=0.02)
 
     def score(self, hidden: Hidden, batch: Batch) -> torch.Tensor:

@@ -53,7 +53,7 @@ class MaxSim:
             raise InputError("maxsim.v1 compares hidden states, and hf_classifier.v1 gives logits; use hf_encoder.v1")
         if self.dim is None:
             return
-        self.module = torch.nn.Linear(backbone.module.config.hidden_size, self.dim, self.bias)
+        self.module = torch.nn.Linear(backbone.module.config.hidden_size, self.dim, self.bias, dtype=torch.float32)
         beside = isinstance(backbone, Checkpoint) and self.start == "checkpoint"
         found = find_projection(backbone.file) if beside else None  # type: ignore[attr-defined]
         self.untrained = found is None

@@ -39,7 +39,8 @@ class LambdaLoss:
         sigma: Steepness; the scores' differences are multiplied by it.
         mu: Share of ndcg_loss2 in ndcg_loss2pp.
         k: Only pairs with a document in the current first k (or equal to one there) count, and the ideal DCG is that at
-            k. A relevant document far down thus still learns.
+            k. A relevant document far down thus still learns. How many count depends on the scores here, so a step
+            of accumulated batches counts those of its other batches as if their scores were equal.
 
     Source: Wang et al. 2018, "The LambdaLoss Framework for Ranking Metric Optimization", CIKM; lambda_rank as in Burges
         2010, "From RankNet to LambdaRank to LambdaMART: An Overview".

@@ -26,7 +26,8 @@ class Jsonl:
 
     A document is text or {"title", "text"}; `qid` (or `query_id`) and `doc_ids` are optional; null counts as absent.
 
-        {"query": "...", "positive": ["...", ...], "negative": ["...", ...]}    either may be one document, not a list
+        {"query": "...", "positive": ["...", ...], "negative": ["...", ...]}    either may be one document, not a list;
+                                                                            or `negative_1`, `negative_2` and so on
         {"query": "...", "docs": ["...", ...], "labels": [1, 0, ...], "teacher_scores": [...]}
         {"query": "...", "document": "...", "label": 1}    `text` may stand for `document`, `labels` for `label`;
                                                            `doc_id` and `title` are optional

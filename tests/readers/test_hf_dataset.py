@@ -131,6 +131,16 @@ def test_rows_are_counted_from_0(tmp_path: Path) -> None:
     assert refused(path).startswith(f"{path}, row 1: query id '1' was given before, at {path}, row 0, with something")
 
 
+@pytest.mark.regression
+def test_numbered_negatives(tmp_path: Path) -> None:
+    """As sentence-transformers' mine_hard_negatives(output_format="n-tuple") writes them."""
+    columns = {"query": ["q", "r"], "positive": ["p", "o"], "negative_1": ["a", "b"], "negative_2": ["c", None]}
+    expected = [Group("q", ["p", "a", "c"], [1, 0, 0]), Group("r", ["o", "b"], [1, 0])]
+    assert list(HfDataset(parquet(tmp_path / "a.parquet", **columns))) == expected
+    (tmp_path / "a.csv").write_text("query,positive,negative_1,negative_2\nq,p,a,c\nr,o,b,\n")
+    assert list(HfDataset(str(tmp_path / "a.csv"))) == expected
+
+
 def test_keys_splits_and_configs(tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet", question=["q"], good=[{"title": "t", "text": "p"}], bad=["n"])
     keys = {"query_key": "question", "positive_key": "good", "negative_key": "bad"}

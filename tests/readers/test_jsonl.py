@@ -40,6 +40,29 @@ def test_rows_of_positives_and_negatives(path: Path) -> None:
     ]
 
 
+@pytest.mark.regression
+def test_rows_of_numbered_negatives(path: Path) -> None:
+    groups = read(
+        path,
+        {"query": "q", "positive": "p", "negative_2": "n2", "negative_1": "n1", "negative_10": "n10", "qid": "7"},
+        {"query": "r", "positive": ["p1", "p2"], "negative_1": {"title": "t", "text": "n"}, "negative_2": None},
+        {"query": "s", "positive": "p", "negative": ["n0"], "negative_1": "n1", "doc_ids": ["a", "b", "c"]},
+        {"query": "t", "positive": "p"},
+    )
+    assert groups == [
+        Group("q", ["p", "n1", "n2", "n10"], [1, 0, 0, 0], qid="7"),
+        Group("r", ["p1", "p2", "t n"], [1, 1, 0]),
+        Group("s", ["p", "n0", "n1"], [1, 0, 0], doc_ids=["a", "b", "c"]),
+        Group("t", ["p"], [1]),
+    ]
+    bad = Jsonl(str(write(path, {"query": "q", "positive": "p", "bad_1": "n1", "bad_2": "n2"})), negative_key="bad")
+    assert list(bad) == [Group("q", ["p", "n1", "n2"], [1, 0, 0])]
+    with pytest.raises(InputError, match='did you mean "negative" by "negative1"'):
+        read(path, {"query": "q", "positive": "p", "negative1": "n"})
+    with pytest.raises(InputError, match=r':1: "negative_1".*a number'):
+        read(path, {"query": "q", "positive": "p", "negative_1": 3})
+
+
 def test_rows_of_listed_documents(path: Path) -> None:
     row = {"query": "q", "docs": ["a", "b"], "labels": [0, 2], "teacher_scores": [-1, 3], "doc_ids": ["1", "2"]}
     assert read(path, row, {"query": "r", "docs": ["a"]}) == [

@@ -66,7 +66,7 @@ def test_what_is_in_memory_trains_as_what_is_in_files(tmp_path: Path) -> None:
 
 def test_a_model_needs_no_reader_of_ones_own_to_rank(tmp_path: Path) -> None:
     registry.readers("mine.gone.v1")(lambda: gathered(TUPLES))
-    recipe = run.recipe(tmp_path, {"max_steps": 1, "eval_steps": 1, "save_steps": 1})
+    recipe = run.recipe(tmp_path, {"max_steps": 1, "warmup_steps": 0, "eval_steps": 1, "save_steps": 1})
     trained = train(recipe, tmp_path / "out", {"data.train": {"@readers": "mine.gone.v1"}})
     forget("mine.gone.v1")
     with pytest.raises(InputError, match="mine.gone.v1"):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import os
 import shutil
-import signal
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +15,20 @@ import transformers
 from torch.utils.checkpoint import checkpoint
 
 from rerankkit import engine
-from rerankkit.batches import Known, chunks_of_rows, score_matrix, training_batch, wide_score_matrix
-from rerankkit.checkpoints import is_complete, rotate, seal
+from rerankkit.batches import Known, Step, TrainingCollator, chunks_of_rows, score_matrix, wide_score_matrix
+from rerankkit.checkpoints import ORIGIN, is_complete, rotate, seal
 from rerankkit.engine import Parts
 from rerankkit.errors import InputError, RunError
 from rerankkit.evaluate import measure, qrels_of, run_of
 from rerankkit.protocols import Batch, Group, LateInteraction, Loss, Order
 from rerankkit.sampling import EpochSampler, TrainingGroups
 from rerankkit.settings import Engine, Evaluation
+from rerankkit.training.callbacks import BeforeEpoch
 
 logger = logging.getLogger("rerankkit")
 WEIGHTS = "trained.safetensors"
+RATES = ("initial_lr", "weight_decay", "betas", "eps", "momentum")
+"""What of an optimizer's groups is the recipe's; the rest may be its state."""
 
 
 class TrainingModule(torch.nn.Module):
@@ -56,11 +57,17 @@ class TrainingModule(torch.nn.Module):
         self._can_share = parts.backbone.shares_prefix
         self._recomputes = False
 
-    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch, step: Step | None = None) -> dict[str, torch.Tensor]:
+        """The loss of a batch and its scores [groups, docs].
+
+        Args:
+            step: What the batch is a part of, where more than one makes an optimizer's step.
+        """
         assert batch.labels is not None and batch.mask is not None
         scores = self._scores(batch)
         matrix = wide_score_matrix(scores, batch) if self._in_batch else score_matrix(scores, batch)
-        return {"loss": self.loss(matrix, batch.labels, batch.mask), "scores": matrix}
+        loss = self.loss(matrix, batch.labels, batch.mask) if step is None else step.share(self.loss, matrix)
+        return {"loss": loss, "scores": matrix}
 
     def _scores(self, batch: Batch) -> torch.Tensor:
         """[rows, docs asked], or with in-batch negatives [queries, rows]."""
@@ -106,6 +113,14 @@ class TrainingModule(torch.nn.Module):
     def trained_weights(self) -> dict[str, torch.Tensor]:
         return {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
 
+    def digest(self) -> list[float]:
+        """Two sums of each weight that is trained: weights that were moved have others."""
+        sums = [
+            (weight.sum(dtype=torch.float64), torch.linalg.vector_norm(weight, dtype=torch.float64))
+            for weight in (weight.detach() for weight in self.trained_weights().values())
+        ]
+        return [float(value) for pair in sums for value in pair]
+
     def require_finite(self, step: int) -> None:
         """Refuse weights that are no numbers, which a finite loss may have led to."""
         for name, weight in self.trained_weights().items():
@@ -125,7 +140,9 @@ class GroupTrainer(transformers.Trainer):
         settings: Engine,
         evaluation: Evaluation,
         known: Known | None = None,
+        origin: Mapping[str, str] | None = None,
     ) -> None:
+        self._origin = dict(origin or {})
         self._sampler = EpochSampler(len(train), args.data_seed if args.data_seed is not None else args.seed)
         self._dev, self._settings, self._evaluation = dev, settings, evaluation
         # left to the Trainer, it would delete older checkpoints before the new one is sealed
@@ -135,10 +152,20 @@ class GroupTrainer(transformers.Trainer):
             args=args,
             train_dataset=train,
             eval_dataset=train if dev else None,  # only says that there is something to evaluate on
-            data_collator=lambda groups: {"batch": training_batch(module.parts, groups, known)},
+            data_collator=TrainingCollator(module.parts, known),
         )
         self.remove_callback(transformers.PrinterCallback)
-        self.add_callback(_BeforeEpoch(self._sampler))
+        self.add_callback(BeforeEpoch(self._sampler))
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], Any]:
+        """The batches of one step; where they are several, each learns of the others what a mean over all takes."""
+        samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if samples and len(samples) * self.args.world_size > 1:
+            steps = Step.of_batches([sample["batch"] for sample in samples], self.args.world_size)
+            samples = [{**sample, "step": step} for sample, step in zip(samples, steps, strict=True)]
+        return samples, items
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -195,6 +222,7 @@ class GroupTrainer(transformers.Trainer):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
+                (folder / ORIGIN).write_text(json.dumps(self._origin, indent=1), encoding="utf-8")
                 seal(folder)
         except RunError:
             raise
@@ -213,6 +241,28 @@ class GroupTrainer(transformers.Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self._load_weights(Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Go on with the checkpoint's state of each weight, and with the recipe's own rates, which may be others."""
+        if checkpoint is None:
+            return
+        rates = [{key: group[key] for key in RATES if key in group} for group in self.optimizer.param_groups]
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except (KeyError, ValueError) as error:
+            raise RunError(
+                f"the optimizer's state in {checkpoint} is another optimizer's ({error}); resume with the same "
+                "[training] optim and optim_args, or start anew with --overwrite"
+            ) from error
+        for group, own in zip(self.optimizer.param_groups, rates, strict=True):
+            group.update(own)
+        schedule = self.lr_scheduler
+        if isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):
+            schedule.base_lrs = [group["initial_lr"] for group in self.optimizer.param_groups]
+            rate_of = zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+            schedule._last_lr = [base * factor(schedule.last_epoch) for base, factor in rate_of]
+            for group, rate in zip(self.optimizer.param_groups, schedule._last_lr, strict=True):
+                group["lr"] = rate
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         world = self.args.world_size
@@ -255,72 +305,3 @@ def _gathered(orders: list[Order], world: int) -> list[Order]:
     shares: list[Any] = [None] * world
     torch.distributed.all_gather_object(shares, orders)
     return [shares[i % world][i // world] for i in range(sum(map(len, shares)))]
-
-
-class _BeforeEpoch(transformers.TrainerCallback):
-    """Tells the sampler which epoch begins, and a resumed training when its best checkpoint is lost."""
-
-    def __init__(self, sampler: EpochSampler) -> None:
-        self._sampler = sampler
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        if not (args.load_best_model_at_end and state.best_global_step):
-            return
-        best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
-        if is_complete(best):
-            state.best_model_checkpoint = str(best)  # the folder may have moved since it was written
-            return
-        logger.warning("%s, the best so far, is lost: the best of the steps from here on is kept", best)
-        state.best_global_step = state.best_metric = state.best_model_checkpoint = None
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        self._sampler.epoch = int(state.epoch or 0)
-
-
-class StopOnInterrupt(transformers.TrainerCallback):
-    """Ctrl-C ends training after the step under way, with a checkpoint; a second one ends it at once."""
-
-    def __init__(self) -> None:
-        self.stopped = False
-        self._asked = False
-        self._saved = -1
-        self._process = os.getpid()
-        self._before: Any = signal.SIG_DFL
-
-    def __enter__(self) -> StopOnInterrupt:
-        if threading.current_thread() is threading.main_thread():  # no other may set handlers
-            self._before = signal.signal(signal.SIGINT, self._note)
-        return self
-
-    def __exit__(self, *reason: object) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._before)
-
-    def _note(self, number: int, frame: Any) -> None:
-        self._asked = True
-        signal.signal(signal.SIGINT, self._before)
-        if os.getpid() == self._process:  # a data loader's worker inherits the handler
-            logger.warning("finishing this step, then saving a checkpoint; press Ctrl-C again to stop at once")
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        if _anywhere(self._asked, args):
-            self.stopped = control.should_training_stop = True
-
-    def on_save(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        self._saved = state.global_step
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        """The Trainer says so wherever it stops; inside an epoch, an uninterrupted training would not measure here."""
-        if self.stopped:
-            if state.epoch != int(state.epoch) and state.global_step < state.max_steps:
-                control.should_evaluate = False
-            control.should_save = self._saved != state.global_step
-
-
-def _anywhere(flag: bool, args: Any) -> bool:
-    """Whether any process was told to stop: all have to stop after the same step."""
-    if args.world_size == 1:
-        return flag
-    flags = torch.tensor(float(flag), device=args.device)
-    torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
-    return bool(flags)
