@@ -39,7 +39,7 @@ def published(tmp_path: Path) -> Path:
 def data(at: Path) -> dict[str, Any]:
     at.mkdir(exist_ok=True)
     rows = {"train": run.write_rows(at / "train.jsonl", 8), "dev": run.write_rows(at / "dev.jsonl", 3, start=900)}
-    settings = {**run.SETTINGS, "max_steps": 1, "eval_steps": 1, "save_steps": 1}
+    settings = {**run.SETTINGS, "max_steps": 1, "warmup_steps": 0, "eval_steps": 1, "save_steps": 1}
     return {
         **{f"data.{split}": {"@readers": "jsonl.v1", "path": str(path)} for split, path in rows.items()},
         "data.test": None,
