@@ -233,6 +233,7 @@ def main() -> int:
     parser.add_argument("--dry-run", action="store_true", help="on a CPU: small sizes, and two steps that go wrong")
     parser.add_argument("--again", default="", help="steps to repeat though they passed, with commas between")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a step does not outlive the visit
     from gpu_measuring import about  # torch takes seconds to import, and --help none
 
     machine = about(arguments.dry_run)

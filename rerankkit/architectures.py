@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from rerankkit.errors import InputError
@@ -12,6 +13,7 @@ from rerankkit.protocols import Tokens
 APART = {
     "canine": "its convolutions read what stands behind a text",
     "convbert": "its convolutions read what stands behind a text",
+    "cpmant": "it takes padding to be on the left",
     "fnet": "its Fourier transform has no mask",
     "mobilebert": "each token is read with its neighbours, and the last one's is the padding",
     "xlnet": "its classifier reads the last position, padding or not",
@@ -19,9 +21,18 @@ APART = {
 }
 """Types in which padding counts, by model_type, with the reason: their rows go through in batches of one length."""
 REFUSED = {
+    "fsmt": "its decoder wants masks that no other part can make",
+    "mra": "its attention is all zeros without a kernel that has to be compiled, and mixes padding in with it",
     "nystromformer": "padding changes what it makes of a text, and it reads texts of one fixed length only",
+    "reformer": "its hashes are drawn at random, so that a text has another score each time",
 }
-"""Types that keep no score the same in any way that is known, by model_type, with the reason."""
+"""Types of which no text has a score that stays, or none that we can read, by model_type, with the reason."""
+NOT_CAUSAL = {
+    "moshi": "behind its window it writes another text than the one that its scores foretell",
+    "xlm": "it foretells a token where a mask stands, and not the one behind a text",
+    "xlnet": "it foretells a token where a mask stands, and not the one behind a text",
+}
+"""Types that transformers counts among the causal language models and that are none to rank with, with the reason."""
 _COUNTED = ("max_seq_len_cached", "attention_scaling")
 
 
@@ -37,15 +48,14 @@ def refuse_unfit(name: str, config: Any, part: str) -> None:
     """Refuse a model that is not one stack, or whose scores would depend on the batch a prompt happens to be in."""
     if config.is_encoder_decoder:
         raise InputError(f"{name} is an encoder with a decoder ({config.model_type}), which {part} cannot read")
-    refuse_mixing(name, config, part)
+    refuse_type(name, config, part)
 
 
-def refuse_mixing(name: str, config: Any, part: str) -> None:
-    """Refuse a model whose scores would depend on what is beside a prompt or was read before it."""
-    if reason := REFUSED.get(config.model_type):
+def refuse_type(name: str, config: Any, part: str, reasons: Mapping[str, str] = REFUSED) -> None:
+    """Refuse a model of a type that is known not to go together with a backbone, with the reason."""
+    if reason := reasons.get(config.model_type):
         raise InputError(
-            f"{name} is of type {config.model_type}, which gives a document no score of its own: {reason}; {part} "
-            "cannot read it, choose a model of another type"
+            f"{name} is of type {config.model_type}, which {part} cannot read: {reason}; choose a model of another type"
         )
 
 
@@ -106,6 +116,9 @@ class Passes:
 
     def __init__(self, model: Any) -> None:
         self.beyond = apart_beyond(model.config)
+        # what is written goes behind rows that are padded on the left: a model that is not told where its tokens stand
+        # counts the padding, too
+        self._counts_padding = "position_ids" not in inspect.signature(type(model).forward).parameters
         dynamic = any(rope.get("rope_type") == "dynamic" for rope in ropes(model.config))
         rotary = [module for module in model.modules() if dynamic and "max_seq_len_cached" in vars(module)]
         self._rotary = [(module, _numbers(module), _buffers(module)) for module in rotary]
@@ -117,7 +130,12 @@ class Passes:
             written: How many tokens may come behind each row.
         """
         lengths = tokens.real().sum(1)
-        kinds = torch.zeros_like(lengths) if self.beyond is None else lengths.clamp(min=max(self.beyond - written, 0))
+        if written and self._counts_padding:
+            kinds = lengths
+        elif self.beyond is None:
+            kinds = torch.zeros_like(lengths)
+        else:
+            kinds = lengths.clamp(min=max(self.beyond - written, 0))
         for kind in kinds.unique().tolist():
             rows = (kinds == kind).nonzero().flatten()
             self.forget()

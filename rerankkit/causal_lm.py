@@ -107,7 +107,8 @@ def attends_to_everything(model: Any) -> bool:
     # GPT-Neo's windows are known to no cache
     local = "local" in (config.get_text_config().to_dict().get("attention_layers") or ())
     fixed = not sees_what_follows(config) and apart_beyond(config) is None
-    return whole and fixed and not local and "position_ids" in signature.parameters
+    told = {"position_ids", "past_key_values"} <= signature.parameters.keys()
+    return whole and fixed and not local and told
 
 
 def output_rows(model: Any, token_ids: Sequence[int] | None = None) -> Vocabulary:
@@ -196,6 +197,8 @@ def check_vocabulary(name: str, model: Any, token_ids: Sequence[int], vocabulary
     with torch.no_grad():
         logits = model(input_ids=ids).logits[0, -1].float()
         hidden = final_states(model, stack(model)(input_ids=ids, use_cache=False).last_hidden_state)[0, -1]
+        if hidden.shape[-1] != vocabulary.rows.shape[-1]:
+            raise RunError(f"{name} has layers before its output layer that hf_causal.v1 does not know")
         ours = token_logits(hidden, vocabulary)
     model.train(training)
     require_same_logits(name, "hf_causal.v1", ours, logits, token_ids)

@@ -47,7 +47,8 @@ def write_decoded(
             model,
             tokenizer,
             max_new_tokens,
-            encoder_outputs=transformers.modeling_outputs.BaseModelOutput(last_hidden_state=state.states),
+            # which has every field that models of experts ask for, too
+            encoder_outputs=transformers.modeling_outputs.MoeModelOutputWithPast(last_hidden_state=state.states),
             attention_mask=state.mask,
             decoder_input_ids=tokens.ids[rows, :length],
         )

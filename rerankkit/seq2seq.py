@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rerankkit import causal_lm
-from rerankkit.architectures import refuse_mixing
+from rerankkit.architectures import refuse_type
 from rerankkit.errors import InputError
 from rerankkit.lazy import torch
 from rerankkit.protocols import Vocabulary
@@ -39,7 +39,7 @@ def refuse_other_architectures(name: str, config: Any) -> None:
             f"{name} is of type {config.model_type}, which is no encoder with a decoder; hf_causal.v1 reads causal "
             "language models, and hf_encoder.v1 encoders"
         )
-    refuse_mixing(name, config, "hf_encoder_decoder.v1")
+    refuse_type(name, config, "hf_encoder_decoder.v1")
     kinds = config.architectures or []
     if kinds and not any(kind.endswith("ForConditionalGeneration") or "MTModel" in kind for kind in kinds):
         raise InputError(f"{name} is a {kinds[0]}, which hf_encoder_decoder.v1 cannot use: it has no output layer")

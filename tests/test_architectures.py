@@ -104,7 +104,7 @@ def test_what_cannot_keep_a_score_is_refused_with_the_reason(name: str, tmp_path
     config = getattr(transformers, f"{name}Config")(num_labels=1, **SMALL)
     config.save_pretrained(tmp_path)
     for part in (hf_classifier, hf_encoder):
-        with pytest.raises(InputError, match=f"of type {config.model_type}, which gives a document no score"):
+        with pytest.raises(InputError, match=f"of type {config.model_type}, which .* cannot read: padding changes"):
             part(str(tmp_path))
 
 
@@ -139,7 +139,6 @@ WAYS: list[tuple[str, dict[str, Any]]] = [
     ("Gemma", {"use_bidirectional_attention": True}),
     ("Gemma2", {"use_bidirectional_attention": True, "layer_types": ["full_attention"] * 2}),
     ("Gemma3Text", {"use_bidirectional_attention": True, "layer_types": ["full_attention"] * 2}),
-    ("XLM", {"causal": False}),
 ]
 
 
@@ -147,12 +146,9 @@ WAYS: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("name", "way"), WAYS)
 def test_no_prefix_is_shared_where_tokens_see_what_follows(name: str, way: dict[str, Any], tmp_path: Path) -> None:
     words = tiny.tokenizer()
-    shape: dict[str, Any] = tiny.SHAPE
-    if name == "XLM":
-        shape = {"emb_dim": 32, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 512, "pad_index": 0}
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        config = getattr(transformers, f"{name}Config")(vocab_size=len(words), **{**shape, **way})
+        config = getattr(transformers, f"{name}Config")(vocab_size=len(words), **{**tiny.SHAPE, **way})
         model = transformers.AutoModelForCausalLM.from_config(config)
     model.save_pretrained(tmp_path)
     words.save_pretrained(tmp_path)

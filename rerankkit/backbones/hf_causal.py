@@ -8,7 +8,7 @@ from typing import Any
 
 from rerankkit import causal_lm, generation, pretrained
 from rerankkit import quantization as quantizing
-from rerankkit.architectures import Passes, refuse_mixing
+from rerankkit.architectures import NOT_CAUSAL, REFUSED, Passes, refuse_type
 from rerankkit.causal_lm import PrefixState
 from rerankkit.lazy import torch, transformers
 from rerankkit.lora import Lora, add_lora
@@ -54,7 +54,7 @@ def hf_causal(
         quantization: Weights in eight or four bits through bitsandbytes; to be trained with LoRA and `merge = false`.
     """
     config = pretrained.load_config(name, revision, native_class)
-    refuse_mixing(name, config, "hf_causal.v1")
+    refuse_type(name, config, "hf_causal.v1", REFUSED | NOT_CAUSAL)
     causal_lm.refuse_other_tasks(name, config)
     auto, settings = transformers.AutoModelForCausalLM, quantizing.settings(quantization, dtype)
     model, tokenizer, _ = pretrained.load(
@@ -67,7 +67,7 @@ def hf_causal(
 def _without_weights(name: str, revision: str | None, share_prefix: bool, native_class: bool = False) -> HFCausal:
     """The tokenizer and the shape of the model, for what needs no weights."""
     config = pretrained.load_config(name, revision, native_class)
-    refuse_mixing(name, config, "hf_causal.v1")
+    refuse_type(name, config, "hf_causal.v1", REFUSED | NOT_CAUSAL)
     causal_lm.refuse_other_tasks(name, config)
     tokenizer, model = pretrained.load_shape(transformers.AutoModelForCausalLM, name, revision, config, native_class)
     causal_lm.refuse_other_architectures(name, model)

@@ -18,6 +18,7 @@ from rerankkit.batches import warn_of_truncation
 from rerankkit.checkpoints import require_same_origin
 from rerankkit.errors import InputError, RunError
 from rerankkit.evaluate import prepare
+from rerankkit.files import is_stream
 from rerankkit.progress import Bar, quiet_libraries
 from rerankkit.protocols import Group
 from rerankkit.recipe import Recipe, build, load_recipe, require
@@ -66,6 +67,10 @@ def train(
     require(recipe, "train")
     recipe = with_checkpoint_settings(recipe)
     output = Path(output) if Path(output).name not in ("", "..") else Path(os.path.abspath(output))
+    if is_stream(output):
+        raise InputError(f"{output} is a pipe or a device, and a model is a folder; give another --output")
+    if output.is_symlink():
+        output = Path(os.path.realpath(output))  # so that what it leads to is replaced, not the link
     work = output.with_name(output.name + ".training")
     with quiet_libraries():
         args = training_arguments(recipe, work)

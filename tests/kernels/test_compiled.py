@@ -199,3 +199,9 @@ def test_logprob(softcap: float | None, capability: int) -> None:
     kernels = compiled(call, triton, capability)
     check(kernels, capability)
     assert [kernel.name for kernel in kernels] == ["_add", "_differentiate"]
+    assert all(kernel.has("LDG.E.128") for kernel in kernels)  # the vocabulary is a multiple of 16
+    odd = compiled(
+        lambda: sequence_logprob(hidden.detach(), weight[:63], targets, backend="triton"), triton, capability
+    )
+    check(odd, capability)
+    assert not odd[0].has("LDG.E.128")
