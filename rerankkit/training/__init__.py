@@ -14,6 +14,7 @@ from typing import Any
 import transformers
 
 from rerankkit import engine
+from rerankkit.batches import warn_of_truncation
 from rerankkit.checkpoints import require_same_origin
 from rerankkit.errors import InputError, RunError
 from rerankkit.evaluate import prepare
@@ -23,6 +24,7 @@ from rerankkit.protocols import Group
 from rerankkit.recipe import Recipe, build, load_recipe, require
 from rerankkit.reranker import Reranker
 from rerankkit.sampling import training_groups
+from rerankkit.starting_point import with_checkpoint_settings
 from rerankkit.stored_groups import StoredGroups
 from rerankkit.training import outputs, requirements
 from rerankkit.training.arguments import require_steps, training_arguments
@@ -32,6 +34,8 @@ from rerankkit.training.trainer import GroupTrainer, TrainingModule
 from rerankkit.warnings import Mode, collecting, collecting_as, say
 
 logger = logging.getLogger("rerankkit")
+LOOKED_AT = 500
+"""Of how many training groups it is said before the first step what is cut."""
 
 
 class Interrupted(RunError):
@@ -70,6 +74,7 @@ def _trained(
     elif overrides:
         raise InputError("overrides go into load_recipe(path, overrides), not beside a recipe that is read already")
     require(recipe, "train")
+    recipe = with_checkpoint_settings(recipe)
     output = Path(output) if Path(output).name not in ("", "..") else Path(os.path.abspath(output))
     if is_stream(output):
         raise InputError(f"{output} is a pipe or a device, and a model is a folder; give another --output")
@@ -111,7 +116,8 @@ def _train(
         requirements.require_weights(module, args)
         if known is None:
             requirements.require_documents(reranker.parts, groups)
-    say()
+        warn_of_truncation(reranker.parts, (groups[0, number] for number in range(min(len(groups), LOOKED_AT))))
+        say()  # now, for hours may pass before the outermost block ends
     trained = sum(weight.numel() for weight in module.trained_weights().values())
     logger.info("%s trained weights, %s groups to train on, %s to validate on", f"{trained:,}", len(groups), len(dev))
     if not dev:
