@@ -52,6 +52,31 @@ KINDS = {
         "raise [model.collator] max_length, or cap the query by query_max_length",
     ),
     "queries_cut": Kind("query", "cut", "raise [model.collator] max_length or query_max_length"),
+    "control_characters_left_out": Kind(
+        "character",
+        "left out that the tokenizer makes control tokens of",
+        "take them out of the text, or they are not read",
+    ),
+    "answers_improbable": Kind(
+        "prompt",
+        "behind which the model hardly writes any of the answers",
+        "let it answer at once (chat_template_kwargs, answer_prefix), or spell the answers as it writes them",
+    ),
+    "checkpoints_unread": Kind(
+        "checkpoint",
+        "trained on otherwise than it was made to be read",
+        "give [model.collator] and [model.formatter] its markers, lengths and prompts",
+    ),
+    "checkpoint_settings_overridden": Kind(
+        "setting",
+        "of the checkpoint overridden",
+        "leave the setting out to train the checkpoint on as `rerankkit rank` reads it",
+    ),
+    "windows_apart": Kind(
+        "query",
+        "ranked in windows that share no document, so that none passes from one to the next",
+        "set [model.strategy] step below window",
+    ),
     "documents_undecoded": Kind(
         "document", "read with U+FFFD for half a surrogate pair", "decode the file that it is from as what it is"
     ),

@@ -324,3 +324,15 @@ def test_one_id_for_a_query_and_for_another_text_is_no_warning(
     assert group.doc_ids == ["1", "2"] and caplog.text == ""
     files = tmp_path / "q.tsv", tmp_path / "d.tsv", tmp_path / "run"
     assert ranking.file_groups(*files, 2, ignore_identical_ids=True)[0].doc_ids == ["2"]
+
+
+def test_keys_on_the_command_line(shell: Shell, tmp_path: Path) -> None:
+    recipe = tiny.recipe(tmp_path / "r.cfg") or tmp_path / "r.cfg"
+    write(tmp_path / "q", '{"nr": "q", "question": "open a file"}\n')
+    write(tmp_path / "d", '{"nr": "d", "abstract": "the open function", "text": "no"}\n')
+    files = ["--queries", tmp_path / "q", "--docs", tmp_path / "d", "--output", tmp_path / "out"]
+    keys = ["--queries-keys", "id=nr,text=question", "--docs-keys", "id=nr,text=abstract"]
+    assert shell("rank", recipe, *files, *keys)[0] == 0
+    assert list(read_run(tmp_path / "out")) == ["q"]
+    code, _, err = shell("rank", recipe, *files, "--docs-keys", "abstract")
+    assert code == 2 and '"abstract" cannot be named; expected such as id=docid' in err

@@ -14,23 +14,28 @@ from typing import Any
 import transformers
 
 from rerankkit import engine
+from rerankkit.batches import warn_of_truncation
 from rerankkit.checkpoints import require_same_origin
 from rerankkit.errors import InputError, RunError
 from rerankkit.evaluate import prepare
+from rerankkit.files import is_stream
 from rerankkit.progress import Bar, quiet_libraries
 from rerankkit.protocols import Group
 from rerankkit.recipe import Recipe, build, load_recipe, require
 from rerankkit.reranker import Reranker
 from rerankkit.sampling import training_groups
+from rerankkit.starting_point import with_checkpoint_settings
 from rerankkit.stored_groups import StoredGroups
 from rerankkit.training import outputs, requirements
 from rerankkit.training.arguments import require_steps, training_arguments
 from rerankkit.training.callbacks import Gradients, Report, StopOnInterrupt
 from rerankkit.training.lock import locked
 from rerankkit.training.trainer import GroupTrainer, TrainingModule
-from rerankkit.warnings import collecting
+from rerankkit.warnings import collecting, say
 
 logger = logging.getLogger("rerankkit")
+LOOKED_AT = 500
+"""Of how many training groups it is said before the first step what is cut."""
 
 
 class Interrupted(RunError):
@@ -60,7 +65,12 @@ def train(
     elif overrides:
         raise InputError("overrides go into load_recipe(path, overrides), not beside a recipe that is read already")
     require(recipe, "train")
+    recipe = with_checkpoint_settings(recipe)
     output = Path(output) if Path(output).name not in ("", "..") else Path(os.path.abspath(output))
+    if is_stream(output):
+        raise InputError(f"{output} is a pipe or a device, and a model is a folder; give another --output")
+    if output.is_symlink():
+        output = Path(os.path.realpath(output))  # so that what it leads to is replaced, not the link
     work = output.with_name(output.name + ".training")
     with quiet_libraries():
         args = training_arguments(recipe, work)
@@ -97,6 +107,8 @@ def _train(
         requirements.require_weights(module, args)
         if known is None:
             requirements.require_documents(reranker.parts, groups)
+        warn_of_truncation(reranker.parts, (groups[0, number] for number in range(min(len(groups), LOOKED_AT))))
+        say()  # now, for hours may pass before the outermost block ends
     trained = sum(weight.numel() for weight in module.trained_weights().values())
     logger.info("%s trained weights, %s groups to train on, %s to validate on", f"{trained:,}", len(groups), len(dev))
     if not dev:

@@ -16,7 +16,6 @@ from rerankkit.errors import InputError, RunError
 from rerankkit.reranker import Reranker
 from rerankkit.training import train
 
-pytestmark = pytest.mark.regression
 SHORT: dict[str, Any] = {"max_steps": 2, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
 EPOCHS: dict[str, Any] = {**SHORT, "max_steps": None, "num_train_epochs": 1.0}
 
@@ -54,6 +53,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+@pytest.mark.regression
 @pytest.mark.parametrize("steps", [{"num_train_epochs": 3.0, "max_steps": None}, {"max_steps": 5}])
 def test_no_step_because_no_batch_is_full(tmp_path: Path, steps: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {**SHORT, "per_device_train_batch_size": 64, "dataloader_drop_last": True, **steps}
@@ -81,6 +81,7 @@ def test_no_step_because_no_process_has_a_full_batch(groups: int, steps: bool) -
         require_steps(args, groups)
 
 
+@pytest.mark.regression
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -110,11 +111,13 @@ def test_arguments_that_train_nothing(
     assert said in refused(recipe, tmp_path / "out", monkeypatch)
 
 
+@pytest.mark.regression
 def test_half_precision_of_a_gpu_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = run.recipe(tmp_path / "recipe", {**SHORT, "fp16": True, "use_cpu": True}, dev=0)
     assert "fp16 = true needs a GPU" in refused(recipe, tmp_path / "out", monkeypatch)
 
 
+@pytest.mark.regression
 def test_a_report_to_what_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers.integrations import integration_utils
 
@@ -123,6 +126,7 @@ def test_a_report_to_what_is_not_installed(tmp_path: Path, monkeypatch: pytest.M
     assert "tensorboard" in refused(recipe, tmp_path / "out", monkeypatch).lower()
 
 
+@pytest.mark.regression
 def test_a_loss_that_does_not_look_at_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = run.recipe(tmp_path / "recipe", SHORT, loss="deaf.v1", dev=0)
     assert "deaf.v1 has no gradient for the labels of any of the 15 groups" in refused(
@@ -130,6 +134,7 @@ def test_a_loss_that_does_not_look_at_scores(tmp_path: Path, monkeypatch: pytest
     )
 
 
+@pytest.mark.regression
 @pytest.mark.parametrize("loss", ["ranknet.v1", "hinge.v1", "lambda_loss.v1", "listmle.v1", "approx_ndcg.v1"])
 def test_targets_that_are_all_equal(tmp_path: Path, loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = run.recipe(tmp_path / "recipe", SHORT, loss=loss, dev=0)
@@ -144,6 +149,7 @@ def kept(output: Path) -> list[str]:
     return sorted(path.name for path in output.parent.glob(f"{output.name}*") if path.name != f"{output.name}.training")
 
 
+@pytest.mark.regression
 def test_no_gradient_at_any_step_is_not_saved(tmp_path: Path) -> None:
     recipe = run.recipe(tmp_path / "recipe", SHORT, loss="flat.v1", dev=0)
     with pytest.raises(RunError, match="all gradients were 0 in each of 2 steps"):
@@ -151,6 +157,7 @@ def test_no_gradient_at_any_step_is_not_saved(tmp_path: Path) -> None:
     assert kept(tmp_path / "out") == []
 
 
+@pytest.mark.regression
 def test_weights_that_do_not_move_are_not_saved(tmp_path: Path) -> None:
     recipe = run.recipe(tmp_path / "recipe", {**SHORT, "learning_rate": 1e-30}, dev=0)
     with pytest.raises(RunError, match="after 2 steps all weights are what they were"):
@@ -158,6 +165,7 @@ def test_weights_that_do_not_move_are_not_saved(tmp_path: Path) -> None:
     assert kept(tmp_path / "out") == []
 
 
+@pytest.mark.regression
 def test_weights_of_half_precision_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     recipe = run.recipe(tmp_path / "recipe", {**SHORT, "learning_rate": 1e-2}, dev=0)
     with caplog.at_level(logging.WARNING, "rerankkit"):
@@ -171,6 +179,7 @@ def test_weights_of_half_precision_are_warned_of(tmp_path: Path, caplog: pytest.
     assert "half precision" not in caplog.text  # an adapter's weights are fp32
 
 
+@pytest.mark.regression
 def test_documents_that_lose_all_their_tokens(tmp_path: Path) -> None:
     recipe = run.recipe(tmp_path / "recipe", SHORT, dev=0)
     rows = [{"query": tiny.sentence(i, 4), "docs": ["same words"] * 3, "labels": [1, 0, 0]} for i in range(4)]
@@ -188,6 +197,7 @@ def again(recipe: Path, output: Path, overwrite: bool, said: Any) -> None:
         said.put(f"{type(error).__name__}: {error}")
 
 
+@pytest.mark.regression
 def test_an_output_is_trained_for_once_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import transformers
 

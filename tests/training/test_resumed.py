@@ -9,8 +9,6 @@ import tiny_training as run
 from rerankkit.errors import InputError, RunError
 from rerankkit.training import train
 
-pytestmark = pytest.mark.regression
-
 
 @pytest.fixture
 def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -33,6 +31,7 @@ def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return recipe
 
 
+@pytest.mark.regression
 def test_another_learning_rate_is_in_force(stopped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import transformers
 
@@ -52,11 +51,13 @@ def test_another_learning_rate_is_in_force(stopped: Path, monkeypatch: pytest.Mo
     assert rates == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.regression
 def test_another_optimizer_is_refused(stopped: Path) -> None:
     with pytest.raises(InputError, match="was trained by optim = 'adamw_.*whose state 'sgd' cannot go on with"):
         train(stopped, stopped.parent.parent / "out", {"training.optim": "sgd"}, resume=True)
 
 
+@pytest.mark.regression
 @pytest.mark.parametrize("split", ["train", "dev"])
 def test_changed_data_is_refused(stopped: Path, split: str) -> None:
     path = stopped.parent / f"{split}.jsonl"

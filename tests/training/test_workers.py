@@ -12,6 +12,9 @@ import pytest
 import tiny
 import tiny_training as run
 import torch
+import transformers
+
+from rerankkit.training import train
 
 SHORT: dict[str, Any] = {"max_steps": 2, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
 PROGRAM = """
@@ -23,7 +26,21 @@ if __name__ == "__main__":
 """
 
 
+class Sent(Exception):
+    """What was pickled, in place of a training."""
+
+
 @pytest.mark.regression
+def test_data_and_batches_can_be_sent_to_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def send(self: transformers.Trainer, **options: Any) -> None:
+        raise Sent(pickle.dumps((self.train_dataset, self.data_collator)))
+
+    monkeypatch.setattr(transformers.Trainer, "train", send)
+    with pytest.raises(Sent) as caught:
+        train(run.recipe(tmp_path / "recipe", SHORT, dev=0), tmp_path / "out")
+    assert len(caught.value.args[0]) > 1000
+
+
 @pytest.mark.parametrize("in_batch", [False, True])
 def test_what_makes_batches_is_sent_without_the_model(in_batch: bool) -> None:
     from rerankkit.batches import TrainingCollator, training_batch
