@@ -197,7 +197,7 @@ def einsum_scores(of: Reranker, given: Sequence[Group]) -> Scores:
 
 def steps(results: Results, encoder: Path, classifier: Path) -> None:
     """Forward and backward of some groups; weights in float32, computed under bfloat16's autocast."""
-    given = groups(2, 3, *LENGTHS, labelled=True) if DRY else groups(8, 8, *LENGTHS, labelled=True)
+    given = groups(2, 3, *LENGTHS, labelled=True) if DRY else groups(4, 8, *LENGTHS, labelled=True)
     documents = sum(len(group.docs) for group in given)
     nobody = KnownPositives(frozenset(), frozenset())
     for title, made, plain in (

@@ -11,6 +11,9 @@ from rerankkit.lazy import torch
 from rerankkit.prompt_tokens import padded
 from rerankkit.protocols import Batch, Prompt, Row
 
+THOUGHTS = ("<think>", "</think>", "<thinking>", "</thinking>")
+"""Between what a model writes that it does not mean as its answer."""
+
 
 def scored_tokens(prompt: Prompt, pieces: Sequence[int]) -> list[int] | None:
     """For each token, given its piece, which document its likelihood speaks for, -1 for none; None where all are -1."""
@@ -18,6 +21,40 @@ def scored_tokens(prompt: Prompt, pieces: Sequence[int]) -> list[int] | None:
         return None
     of_piece = [-1 if piece.scored is None else piece.scored for piece in prompt.pieces]
     return [of_piece[piece] if piece >= 0 else -1 for piece in pieces]
+
+
+def asked_ids(before: str, prompt: Prompt, tokenizer: Any) -> tuple[int, ...]:
+    """The one token that each choice of a prompt, or each answer that its head reads, is behind the text before it.
+
+    Args:
+        before: What stands at the end of the prompt, all of it the prompt's own.
+    """
+    return answer_ids(tokenizer, before, prompt.answers) or choice_ids(tokenizer, before, prompt.choices)
+
+
+@per_tokenizer
+def answer_ids(tokenizer: Any, before: str, answers: tuple[str, ...]) -> tuple[int, ...]:
+    """The token of each answer where it follows a text: the one that goes on from it or, where no single one does, the
+    one that the answer is by itself.
+
+    Raises:
+        InputError: An answer is not one token, or two answers are the same one.
+    """
+    found: list[int] = []
+    for answer in answers:
+        texts = (before, before + answer, answer)
+        ahead, after, alone = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
+        tokens = after[len(ahead) :] if after[:-1] == ahead else alone
+        if len(tokens) != 1:
+            pieces = ", ".join(tokenizer.convert_ids_to_tokens(tokens))
+            raise InputError(
+                f"the answer {answer!r} is {len(tokens)} tokens of this model ({pieces}) after {before[-20:]!r}, and "
+                "its logit is read off one; choose a word that is one token there, with its leading space or without"
+            )
+        if tokens[0] in found:
+            raise InputError(f"the answers {answers[found.index(tokens[0])]!r} and {answer!r} are the same token")
+        found.append(tokens[0])
+    return tuple(found)
 
 
 @per_tokenizer
@@ -51,6 +88,16 @@ def _single_token(before: str, choice: str, tokenizer: Any) -> int:
         f"the answer {choice!r} is {len(after) - len(alone)} tokens of this model ({pieces}) after "
         f"{before[-20:]!r}, and its logit is read off one; choose other labels or answers in the formatter"
     )
+
+
+def written_text(tokens: Sequence[int], tokenizer: Any) -> str:
+    """What a model wrote, without tokens that steer; those that end its thinking are kept."""
+    steering = {
+        number
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special and token.content not in THOUGHTS
+    }
+    return tokenizer.decode([token for token in tokens if token not in steering], skip_special_tokens=False)
 
 
 def sequences(rows: Sequence[Row], tokenizer: Any, shared: Sequence[tuple[int, ...]]) -> Batch:

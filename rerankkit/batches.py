@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,8 +14,9 @@ import torch
 from rerankkit import engine
 from rerankkit.engine import Parts
 from rerankkit.errors import InputError
-from rerankkit.protocols import Ask, Backbone, Batch, Formatter, Group, Loss, Prompt, Taught
+from rerankkit.protocols import Ask, Backbone, Batch, Formatter, Group, Loss, Prompt, Row, Taught
 from rerankkit.sampling import KnownPositives
+from rerankkit.truncation import TruncationWarnings
 
 Known = Callable[[Group], KnownPositives]
 """What is known to be relevant to a group's query."""
@@ -34,12 +35,17 @@ def training_batch(parts: Parts, groups: Sequence[Group], known: Known | None = 
         for docs in parts.strategy.training_asks(group):
             asks.append(Ask(group, docs))
             place.append([number * width + position for position in docs])
-    if isinstance(parts.head, Taught):
-        parts = replace(parts, formatter=_WithAnswers(parts.formatter, parts.head))
-    batch = engine.collate(parts, engine.encode(parts, asks))
+    batch = engine.collate(parts, _rows(parts, asks))
     batch.place = torch.tensor(_rectangle(place, -1))
     batch.labels, batch.mask = targets(groups, known)
     return batch
+
+
+def warn_of_truncation(parts: Parts, groups: Iterable[Group]) -> None:
+    """Warn of what is cut of training groups: a document without its tokens teaches nothing."""
+    for group in groups:
+        asks = [Ask(group, docs) for docs in parts.strategy.training_asks(group)]
+        TruncationWarnings().tell(asks, _rows(parts, asks))
 
 
 def targets(groups: Sequence[Group], known: Known | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,6 +80,13 @@ def wide_score_matrix(scores: torch.Tensor, batch: Batch) -> torch.Tensor:
 def chunks_of_rows(batch: Batch, size: int) -> Iterator[torch.Tensor]:
     """The rows' numbers, those of like length together."""
     yield from batch.answer.argsort(descending=True, stable=True).split(size)
+
+
+def _rows(parts: Parts, asks: Sequence[Ask]) -> list[Row]:
+    """The asks' tokens, with the right answer where the head learns to write it."""
+    if isinstance(parts.head, Taught):
+        parts = replace(parts, formatter=_WithAnswers(parts.formatter, parts.head))
+    return engine.encode(parts, asks)
 
 
 def _with_others(

@@ -12,6 +12,10 @@ from rerankkit.errors import InputError, RunError
 from rerankkit.lazy import torch, transformers
 from rerankkit.lora import base_layer, effective_rows
 from rerankkit.protocols import Batch, Hidden, Tokens, Vocabulary
+from rerankkit.warnings import warn
+
+NEXT_TO_NOTHING = 1e-4
+"""The probability below which answers are hardly ever written."""
 
 
 @dataclass
@@ -128,6 +132,36 @@ def token_logits(hidden: torch.Tensor, vocabulary: Vocabulary) -> torch.Tensor:
         logits = logits + vocabulary.bias.float()
     logits = logits * vocabulary.scale
     return logits if vocabulary.softcap is None else vocabulary.softcap * torch.tanh(logits / vocabulary.softcap)
+
+
+def warn_of_improbable_answers(
+    hidden: torch.Tensor, vocabulary: Vocabulary, token_ids: Sequence[int], tokenizer: Any
+) -> None:
+    """Warn where a model goes on with next to none of the tokens that are read as its answer: it may think first, or
+    spell its answer otherwise, and their logits then tell documents apart by chance.
+
+    Args:
+        hidden: The state after one prompt, for one tells of all that end alike. [width]
+        vocabulary: All of it.
+    """
+    with torch.autocast(hidden.device.type, enabled=False):
+        logits = (vocabulary.rows @ hidden.to(vocabulary.rows.dtype)).float()
+    if vocabulary.bias is not None:
+        logits = logits + vocabulary.bias.float()
+    logits = logits * vocabulary.scale
+    if vocabulary.softcap is not None:
+        logits = vocabulary.softcap * torch.tanh(logits / vocabulary.softcap)
+    shares = logits.softmax(-1)
+    share = shares[list(token_ids)].sum().item()
+    if share < NEXT_TO_NOTHING:
+        top, first = shares.max(-1)
+        names = " and ".join(repr(tokenizer.decode([token])) for token in token_ids[:2])
+        more = f" and {len(token_ids) - 2} more" if len(token_ids) > 2 else ""
+        warn(
+            "answers_improbable",
+            f"one where {names}{more} have together a probability of {share:.1g} and "
+            f"{tokenizer.decode([int(first)])!r} has {top.item():.2g}",
+        )
 
 
 def token_likelihoods(

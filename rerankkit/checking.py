@@ -66,7 +66,7 @@ class Checker:
                 self.add((name,), f"no recipe has this section{did_you_mean(name, SECTIONS)}")
             elif name in PARTS and (purpose != "load" or name == "model"):
                 self.parts((name,), value, PARTS[name])
-        self.fit(self.values.get("model", {}))
+        self.fit(self.values.get("model", {}), purpose)
         for name, cls in SETTINGS.items():
             given, known = self.values.get(name, {}), arguments(cls)
             self.keys((name,), given, known, f"[{name}]")
@@ -114,7 +114,7 @@ class Checker:
             else:
                 self.add(section, f"unknown key {key!r}; [{section[0]}] holds only sections: {_listed(parts)}", key)
 
-    def fit(self, model: Any) -> None:
+    def fit(self, model: Any, purpose: Purpose) -> None:
         """Look at the parts of the model beside one another, those that are by themselves without fault."""
         faulty, keys, named = {section[:2] for section in self.faulty}, {}, {}
         for part, namespace in PARTS["model"].items():
@@ -126,6 +126,13 @@ class Checker:
                     keys[part], named[part] = key, (block[key], namespace.get(block[key]))
         for part, message in fitting.misfits(named):
             self.add(("model", part), message, keys[part])
+        # a saved model was trained with its markers, whatever tokens they are
+        if purpose != "load" and "collator" in named and isinstance(name := model.get("backbone", {}).get("name"), str):
+            block, (_, factory) = model["collator"], named["collator"]
+            for argument, message in fitting.foreign_markers(factory, block, name):
+                self.add(
+                    ("model", "collator"), f"{argument}: {message}", argument if argument in block else "@collators"
+                )
 
     def training(self, values: Mapping[str, Any]) -> None:
         for key in [key for key in ELSEWHERE if key in values]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +10,8 @@ from pathlib import Path
 from rerankkit import files
 from rerankkit.errors import InputError
 from rerankkit.folder_cache import sha256_of
+from rerankkit.warnings import warn
 
-logger = logging.getLogger("rerankkit")
 SEAL, ORIGIN = "complete.json", "origin.json"
 
 
@@ -72,7 +71,7 @@ def latest(folder: Path) -> Path | None:
     for checkpoint in reversed(checkpoints(folder)):
         if is_complete(checkpoint):
             return checkpoint
-        logger.warning("%s is incomplete or damaged and is passed over", checkpoint)
+        warn("checkpoints_passed_over", str(checkpoint))
     return None
 
 

@@ -8,31 +8,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 
+from rerankkit.answer_tokens import written_text
 from rerankkit.bill import Bill
 from rerankkit.errors import InputError, RunError
 from rerankkit.evaluation_mode import evaluation_mode
+from rerankkit.parts import Parts as Parts
+from rerankkit.parts import rows_of
 from rerankkit.prefixes import Beginnings, Shared, States, share, shared_by, whole
 from rerankkit.protocols import (
     AnswerReader,
     Ask,
-    Backbone,
     Batch,
-    Collator,
-    Formatter,
     Group,
-    Head,
     LateInteraction,
     Order,
     Reading,
     Row,
-    Strategy,
     Tokens,
     Writer,
 )
@@ -41,18 +39,9 @@ from rerankkit.rounds import Ranking, rounds
 from rerankkit.rows_ahead import rows_ahead
 from rerankkit.score_cache import Answers
 from rerankkit.settings import Engine
+from rerankkit.token_budget import batches
+from rerankkit.truncation import TruncationWarnings
 from rerankkit.warnings import warn
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The five parts that make a reranker."""
-
-    formatter: Formatter
-    collator: Collator
-    backbone: Backbone
-    head: Head
-    strategy: Strategy
 
 
 def encode(parts: Parts, asks: Sequence[Ask]) -> list[Row]:
@@ -60,7 +49,7 @@ def encode(parts: Parts, asks: Sequence[Ask]) -> list[Row]:
 
     Training and ranking make the same rows, so a prompt cannot differ between them.
     """
-    rows = _rows(parts, asks)
+    rows = rows_of(parts, asks)
     if _shares(parts):
         share([ask.group for ask in asks], rows)
     return rows
@@ -101,15 +90,17 @@ def run(
     finished: Callable[[], None] = lambda: None,
     answers: Answers | None = None,
     answered: Callable[[int], None] = lambda prompts: None,
+    of_passages: bool = False,
 ) -> tuple[list[Order], Bill]:
     """Rank every group, in the order given; `finished` is called as each one is done.
 
     Args:
         answers: What the model has answered before; what it answers now is added batch by batch.
         answered: Is told after each batch how many prompts it had.
+        of_passages: Whether the documents are passages of others, for what is warned of.
     """
     start = time.perf_counter()
-    scoring = Scoring(parts, settings, Bill.blank(len(groups)), answers, answered)
+    scoring = Scoring(parts, settings, Bill.blank(len(groups)), answers, answered, of_passages)
     rankings = [Ranking(number, group, parts.strategy) for number, group in enumerate(groups)]
     for together in rounds(rankings, scoring.shared_tokens, settings.prefix_tokens):
         asking = [ranking for ranking in together if ranking.order is None]
@@ -149,6 +140,7 @@ class Scoring:
         bill: Costs are added to it.
         answers: What the model has answered before.
         answered: Is told after each batch how many prompts it had.
+        of_passages: Whether the documents are passages of others.
     """
 
     def __init__(
@@ -158,10 +150,12 @@ class Scoring:
         bill: Bill,
         answers: Answers | None = None,
         answered: Callable[[int], None] = lambda prompts: None,
+        of_passages: bool = False,
     ) -> None:
         self.parts, self.settings, self.bill, self.answers, self._answered = parts, settings, bill, answers, answered
         self._beginnings = Beginnings()
         self._states = States(settings.prefix_tokens)
+        self._truncation = TruncationWarnings(of_passages)
         if isinstance(parts.head, AnswerReader) and not isinstance(parts.backbone, Writer):
             raise InputError(
                 f"the head {_name(parts.head)} reads what the model writes, and the backbone {_name(parts.backbone)} "
@@ -182,7 +176,7 @@ class Scoring:
         order = sorted(range(len(asks)), key=lambda number: first[id(asks[number].group)])
         scores: list[list[float]] = [[] for _ in asks]
         numbers = iter(order)
-        for rows in rows_ahead([asks[number] for number in order], partial(_rows, self.parts)):
+        for rows in rows_ahead([asks[number] for number in order], partial(rows_of, self.parts)):
             some = [next(numbers) for _ in rows]
             questions = [_Question(asks[n], queries[n], row) for n, row in zip(some, rows, strict=True)]
             self._answer(questions)
@@ -207,6 +201,7 @@ class Scoring:
                 costs.cached += not asked
                 costs.cut_documents += question.row.cut_document > 0
                 costs.cut_queries += question.row.cut_query > 0
+        self._truncation.tell([question.ask for question in questions], [question.row for question in questions])
         new = list(firsts.values())
         if _shares(self.parts):
             self._beginnings.share([question.ask.group for question in new], [question.row for question in new])
@@ -346,7 +341,7 @@ class Scoring:
             for costs in self.bill.of(question.query):
                 costs.prefix_saved += len(question.row.shared)
                 costs.generated += len(tokens)
-        texts = self.parts.backbone.tokenizer.batch_decode(written, skip_special_tokens=True)
+        texts = [written_text(tokens, backbone.tokenizer) for tokens in written]
         return [head.read(text, row.labels) for text, row in zip(texts, rows, strict=True)]
 
     def _check(self, ask: Ask, reading: Reading) -> None:
@@ -366,30 +361,9 @@ class Scoring:
             )
 
 
-def _rows(parts: Parts, asks: Sequence[Ask]) -> list[Row]:
-    tokenizer = parts.backbone.tokenizer
-    return parts.collator.encode([parts.formatter.format(ask, tokenizer) for ask in asks], tokenizer)
-
-
 def _shares(parts: Parts) -> bool:
     """Whether the beginning of prompts is read apart; a model writes after whole ones."""
     return parts.backbone.shares_prefix and not isinstance(parts.head, AnswerReader)
-
-
-def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Numbers of rows of like length, longest first, each batch within the budget with its padding; a batch that has a
-    fourth of the budget takes no row that a tenth of would be padding."""
-    batch: list[int] = []
-    for number in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        longest = lengths[batch[0]] if batch else 0
-        full = longest * (len(batch) + 1) > batch_tokens
-        uneven = longest * len(batch) > batch_tokens // 4 and lengths[number] < 0.9 * longest
-        if batch and (full or uneven):
-            yield batch
-            batch = []
-        batch.append(number)
-    if batch:
-        yield batch
 
 
 def device(parts: Parts) -> torch.device:

@@ -6,8 +6,29 @@ nothing may go with anything.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
+
+from rerankkit.vocabulary import stored_entries
+
+
+def foreign_markers(
+    collator: Any, given: Mapping[str, Any], checkpoint: str | Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """Say which arguments of a collator name entries that the checkpoint's vocabulary has not: pairs of (argument,
+    message).
+
+    Args:
+        collator: The factory, which may have a `check_vocabulary`.
+        given: Its arguments in the recipe.
+        checkpoint: A folder, in whose tokenizer files is looked, or the vocabulary itself.
+    """
+    check = inspect.getattr_static(collator, "check_vocabulary", None)
+    entries = stored_entries(checkpoint) if isinstance(checkpoint, str) else checkpoint
+    if isinstance(check, staticmethod) and entries is not None:
+        names = [name for name in inspect.signature(check.__func__).parameters if name in given]
+        yield from check.__func__(entries, **{name: given[name] for name in names})
 
 
 def misfits(named: Mapping[str, tuple[str, Any]]) -> Iterator[tuple[str, str]]:

@@ -54,6 +54,12 @@ def frame_of(tokenizer: Any, texts: int) -> Frame:
     )
 
 
+def frames_each(tokenizer: Any) -> bool:
+    """Whether a tokenizer frames each text of a pair as it would frame it alone: `<s> query <s> document`."""
+    (before, behind), pair = frame_of(tokenizer, 1).fixed, frame_of(tokenizer, 2).fixed
+    return bool(before or behind) and pair == (before, (*behind, *before), behind)
+
+
 def tokenize_texts(
     prompts: Sequence[Prompt], tokenizer: Any, markers: tuple[str, ...] = ()
 ) -> list[list[tuple[list[int], list[Role]]]]:

@@ -116,9 +116,11 @@ def _patterns(
         else:
             word = _folded(re.search(r"\w*[^\w\s]*$", before)[0])[0]  # type: ignore[index]  # it matches no text too
             marks = re.match(r"[^\w\s]*", after)[0]  # type: ignore[index]
-            start = r"(?m:^)" if not word else r"(?<!\w)" + re.escape(word) if word[0].isalnum() else re.escape(word)
+            # of line breaks that follow one another, each begins a line: a pattern across them would try them all
+            start = r"(?<!\w)" + re.escape(word) if word[:1].isalnum() else re.escape(word)
+            start = rf"{start}\s*" if word else r"(?m:^)[^\S\n]*"
             end = rf"(?=\s*[{re.escape(_folded(marks)[0])}])" if marks else r"(?!\w)"
-            pattern = rf"{start}\s*(?P<label>{names}){end}"
+            pattern = rf"{start}(?P<label>{names}){end}"
         found.append((re.compile(pattern), brackets or ("(", ")"), bool(brackets)))
     return tuple(found)
 

@@ -13,6 +13,7 @@ from rerankkit.caches import per_tokenizer
 from rerankkit.errors import InputError
 from rerankkit.lazy import torch
 from rerankkit.protocols import Prompt, Role, Tokens
+from rerankkit.warnings import warn
 
 
 @dataclass(slots=True)
@@ -21,51 +22,77 @@ class Tokenized:
 
     Args:
         pieces: Which of the prompt's pieces each token belongs to, -1 for those of the tokenizer's own.
+        places: Which characters of the prompt each token stands for; empty once that does not matter.
     """
 
     ids: list[int]
     roles: list[Role]
     pieces: list[int]
+    places: Sequence[tuple[int, int]] = ()
 
 
 def tokenize(prompts: Sequence[Prompt], tokenizer: Any, markers: tuple[str, ...] = ()) -> list[Tokenized]:
     """The tokens of each prompt; a token belongs to the piece, and has the role, of its last character.
 
     A text is tokenized whole, so the tokens are those that the model was trained on. Only where a query or document
-    spells a control token, such as `<|im_end|>`, is it tokenized in parts, and no part holds the control token. Tokens
-    that the tokenizer puts at the end are left out: the prompt's last token is where a model answers.
+    spells a control token, such as `<|im_end|>`, is it tokenized in parts, and no part holds the control token; where a
+    tokenizer makes a control token of what does not spell it, such as full-width letters, likewise. Tokens that the
+    tokenizer puts at the end are left out where a language model answers: the prompt's last token is where it does.
 
     Args:
         markers: What else steers the model where it is an added token, such as PyLate's `[Q] `.
     """
     control = control_tokens(tokenizer, markers)
-    parts = [_parts(prompt, control) for prompt in prompts]
+    breaks = [_breaks(prompt, control) for prompt in prompts]
+    found = _tokenized(prompts, breaks, control, tokenizer)
+    for number, (prompt, text) in enumerate(zip(prompts, found, strict=True)):
+        while spans := control.written_by_users(text):
+            more = {begin + 1 for begin, end in spans if end - begin > 1} - breaks[number]
+            if not more:
+                found[number] = control.without(text, prompt)
+                break
+            breaks[number] |= more
+            (text,) = _tokenized([prompt], [breaks[number]], control, tokenizer)
+            found[number] = text
+    return found
+
+
+def _tokenized(
+    prompts: Sequence[Prompt], breaks: Sequence[set[int]], control: Control, tokenizer: Any
+) -> list[Tokenized]:
+    """The tokens of each prompt whose text is broken in these places."""
+    parts = [_parts(prompt, places) for prompt, places in zip(prompts, breaks, strict=True)]
     tokens_of = iter(encoded([text for prompt in parts for _, text in prompt], tokenizer))
     found = []
     for prompt, split in zip(prompts, parts, strict=True):
         piece_at = _piece_lookup(prompt)
         ids = list(control.leading) if prompt.add_special_tokens else []
-        pieces = [-1] * len(ids)
+        pieces, places = [-1] * len(ids), [(0, 0)] * len(ids)
         for start, _ in split:
             tokens, spans = next(tokens_of)
             ids += tokens
+            places += [(start + begin, start + end) for begin, end in spans]
             if len(prompt.pieces) == 1:
                 pieces += [0] * len(tokens)
             else:
                 pieces += [piece_at(start + max(end - 1, begin)) for begin, end in spans]
+        if prompt.closed and prompt.add_special_tokens:
+            ids += control.trailing
+            pieces += [-1] * len(control.trailing)
+            places += [(0, 0)] * len(control.trailing)
         roles: list[Role] = ["fixed" if piece < 0 else prompt.pieces[piece].role for piece in pieces]
-        control.refuse(ids, roles)
-        found.append(Tokenized(ids, roles, pieces))
+        found.append(Tokenized(ids, roles, pieces, places))
     return found
 
 
 @dataclass(frozen=True)
 class Control:
-    """The tokens that steer a model, and the ids that open every sequence."""
+    """The tokens that steer a model, and the ids that open and close every sequence."""
 
     pattern: re.Pattern[str] | None
     ids: frozenset[int]
     leading: tuple[int, ...]
+    trailing: tuple[int, ...]
 
     def around(self, text: str) -> list[str]:
         """What a text holds before, between and behind these tokens."""
@@ -76,13 +103,19 @@ class Control:
                 end = match.end(1)
         return [*found, text[end:]]
 
-    def refuse(self, ids: list[int], roles: list[Role]) -> None:
-        """The last line of defence: a tokenizer that normalizes text could still spell a control token."""
-        if self.ids.isdisjoint(ids):
-            return
-        for token, role in zip(ids, roles, strict=True):
-            if role != "fixed" and token in self.ids:
-                raise InputError(f"the {role} holds text that this tokenizer turns into control token {token}")
+    def written_by_users(self, text: Tokenized) -> list[tuple[int, int]]:
+        """Where a query or document is read as one of these tokens."""
+        if self.ids.isdisjoint(text.ids):
+            return []
+        tokens = zip(text.ids, text.roles, text.places, strict=True)
+        return [place for token, role, place in tokens if role != "fixed" and token in self.ids]
+
+    def without(self, text: Tokenized, prompt: Prompt) -> Tokenized:
+        """The last line of defence: a tokenizer may make such a token of a single character, which is left out."""
+        kept = [i for i, token in enumerate(text.ids) if text.roles[i] == "fixed" or token not in self.ids]
+        first = prompt.pieces[text.pieces[next(i for i in range(len(text.ids)) if i not in set(kept))]]
+        warn("control_characters_left_out", f"in the {first.role} {first.text[:60]!r}", len(text.ids) - len(kept))
+        return Tokenized([text.ids[i] for i in kept], [text.roles[i] for i in kept], [text.pieces[i] for i in kept])
 
 
 @per_tokenizer
@@ -102,6 +135,7 @@ def control_tokens(tokenizer: Any, markers: tuple[str, ...] = ()) -> Control:
         pattern=re.compile("(?=(" + "|".join(texts) + "))") if texts else None,
         ids=frozenset(added) - {tokenizer.unk_token_id},
         leading=tuple(ids[: ids.index(plain[0])]),
+        trailing=tuple(ids[ids.index(plain[0]) + len(plain) :]),
     )
 
 
@@ -118,18 +152,24 @@ def _steers(token: str, template: str) -> bool:
     return not token.isspace() and (token in template or (token.startswith("<|") and token.endswith("|>")))
 
 
-def _parts(prompt: Prompt, control: Control) -> list[tuple[int, str]]:
-    """The prompt's text with its offset, in one part; more where a user's text spells a control token: a break
-    inside each such token keeps the tokenizer from seeing it, and changes no character (only a tokenizer that opens
-    every text with a space of its own does so at the break)."""
-    text = "".join(piece.text for piece in prompt.pieces)
-    breaks = set()
+def _breaks(prompt: Prompt, control: Control) -> set[int]:
+    """Where the prompt's text is to be broken: inside each control token that a user's text spells, which keeps the
+    tokenizer from seeing it, and changes no character (only a tokenizer that opens every text with a space of its own
+    does so at the break)."""
+    breaks: set[int] = set()
     if control.pattern is not None:
+        text = "".join(piece.text for piece in prompt.pieces)
         piece_at = _piece_lookup(prompt)
         for match in control.pattern.finditer(text):
             begin, end = match.span(1)
             if any(prompt.pieces[piece_at(i)].role != "fixed" for i in range(begin, end)):
                 breaks.add(begin + 1)
+    return breaks
+
+
+def _parts(prompt: Prompt, breaks: set[int]) -> list[tuple[int, str]]:
+    """The prompt's text in parts, each with its offset."""
+    text = "".join(piece.text for piece in prompt.pieces)
     return [(begin, text[begin:end]) for begin, end in pairwise([0, *sorted(breaks), len(text)])]
 
 

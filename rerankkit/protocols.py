@@ -12,12 +12,17 @@ Loss       scores, labels, mask -> number
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from rerankkit.cuts import Cut
 from rerankkit.inputs import kept_list, of_each_document, text_of
 from rerankkit.lazy import torch
+from rerankkit.tensors import Batch as Batch
+from rerankkit.tensors import Hidden as Hidden
+from rerankkit.tensors import Tokens as Tokens
+from rerankkit.tensors import Vocabulary as Vocabulary
 
 Role = Literal["fixed", "query", "document"]
 Asked = tuple[int, ...]
@@ -99,8 +104,11 @@ class Prompt:
         answer: Position of the piece that begins what the model itself is taken to have written, which the decoder of
             an encoder-decoder reads; None where it has written nothing.
         labels: What each asked document is called in the prompt, such as "A" or "1"; empty where they have no names.
-        choices: How the model would go on to name each asked document, to the letter and one token each; empty where
-            no single token does.
+        choices: How the model would go on to name each asked document, one token each; empty where no token does.
+        answers: What a head reads the likelihood of behind it, in place of documents' names.
+        closed: Whether a classifier reads it to its end, with what the tokenizer puts there (such as EOS), rather than
+            a language model that goes on from it.
+        decoder: Whether this classifier is a decoder, which reads its answer at the last token.
     """
 
     pieces: tuple[Piece, ...]
@@ -109,6 +117,9 @@ class Prompt:
     answer: int | None = None
     labels: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+    closed: bool = False
+    decoder: bool = False
 
 
 @dataclass(slots=True)
@@ -117,16 +128,16 @@ class Row:
 
     Args:
         roles: The role of each token of `shared + ids`.
-        shared: Tokens that prompts of a group have in common and that are computed once: the beginning of one
-            sequence or, where query and document are read apart, the query's own sequence.
+        shared: Tokens that a group's prompts have in common and that are computed once: the beginning of one sequence,
+            or the query's own where query and document are read apart.
         stem: How many of `shared` all prompts of the group begin with; 0 where that is all of it, or nothing.
         type_ids: Which of a pair's two texts each token of `ids` belongs to, where the tokenizer tells.
-        scored: For each token of `ids`, which of the asked documents its likelihood speaks for, -1 for none; None where
-            no token's likelihood is asked.
+        scored: Which of the asked documents each token of `ids` speaks for by its likelihood, -1 for none; None: none.
         labels: What each asked document is called in the prompt.
         choices: The token that would name each asked document in the answer.
         cut_query: How many tokens of the query were left out.
         cut_document: How many tokens of the document were left out.
+        cuts: The query and each document that lost its end.
     """
 
     ids: list[int]
@@ -139,117 +150,13 @@ class Row:
     choices: tuple[int, ...] = ()
     cut_query: int = 0
     cut_document: int = 0
+    cuts: tuple[Cut, ...] = ()
 
     def as_read(self) -> tuple[tuple[Any, ...], ...]:
         """What rows that are equal to a model and a head have in common: all that a collator makes tensors of. The
         roles of tokens reach no model."""
         given = (self.shared, self.ids, self.type_ids, self.scored, self.labels, self.choices)
         return tuple(tuple(values or ()) for values in given)
-
-
-@dataclass(slots=True)
-class Tokens:
-    """Token sequences padded on the right, all [rows, length].
-
-    Args:
-        mask: 1 on tokens that the model attends to.
-        type_ids: Which of a pair's two texts a token belongs to, where the tokenizer tells.
-        compared: Whose vectors late interaction compares; None where nothing is compared token by token.
-    """
-
-    ids: torch.Tensor
-    mask: torch.Tensor
-    type_ids: torch.Tensor | None = None
-    compared: torch.Tensor | None = None
-
-    def real(self) -> torch.Tensor:
-        """Which tokens are attended to or compared, and so no padding. [rows, length], bool"""
-        return self.mask.bool() if self.compared is None else self.mask.bool() | self.compared
-
-    def take(self, rows: torch.Tensor) -> Tokens:
-        """Some of the rows, without the padding that only the others needed."""
-        width = int(self.real()[rows].sum(1).max()) if len(rows) else 0
-        types, compared = (value if value is None else value[rows, :width] for value in (self.type_ids, self.compared))
-        return Tokens(self.ids[rows, :width], self.mask[rows, :width], types, compared)
-
-    def to(self, device: Any, **options: Any) -> Tokens:
-        return _moved(self, device, options)
-
-
-@dataclass(slots=True)
-class Batch:
-    """What a backbone reads at once, and where the answers are.
-
-    Args:
-        tokens: The rows, without what they share.
-        answer: Position, in each row of `tokens`, whose hidden state gives the answer. [rows]
-        shared: What rows share, each distinct one once; None when nothing is shared.
-        shared_of: Which row of `shared` each row goes with. [rows]
-        scored: Which of the asked documents each token's likelihood speaks for, -1 for none. [rows, length]
-        choices: The token that would name each asked document in the answer, -1 where a row asks for fewer documents
-            than others. [rows, docs asked]
-        place: Where each score belongs in the flattened [groups * docs] matrix, for training. [rows, docs asked]
-        labels: [groups, docs], for training; [groups, groups * docs] with in-batch negatives.
-        mask: Which scores exist, shaped like `labels`.
-    """
-
-    tokens: Tokens
-    answer: torch.Tensor
-    shared: Tokens | None = None
-    shared_of: torch.Tensor | None = None
-    scored: torch.Tensor | None = None
-    choices: torch.Tensor | None = None
-    place: torch.Tensor | None = None
-    labels: torch.Tensor | None = None
-    mask: torch.Tensor | None = None
-
-    def to(self, device: Any, **options: Any) -> Batch:
-        return _moved(self, device, options)
-
-    def take(self, rows: torch.Tensor, all_shared: bool = False) -> Batch:
-        """Some of the rows for a forward pass of their own, with what they share, or with all that is shared; labels
-        and mask stay behind."""
-        shared, shared_of = self.shared, self.shared_of
-        if shared is not None and shared_of is not None:
-            shared_of = shared_of[rows]
-            if not all_shared:
-                needed, shared_of = shared_of.unique(return_inverse=True)
-                shared = shared.take(needed)
-        tokens = self.tokens.take(rows)
-        place, scored, choices = (t if t is None else t[rows] for t in (self.place, self.scored, self.choices))
-        scored = None if scored is None else scored[:, : tokens.ids.shape[1]]
-        return Batch(tokens, self.answer[rows], shared, shared_of, scored, choices, place)
-
-
-@dataclass(slots=True)
-class Hidden:
-    """What a backbone makes of a batch.
-
-    Args:
-        states: Hidden states after the last layer. [rows, length, width]
-        shared: Those of the batch's shared tokens, where a backbone reads them apart. [shared, length, width]
-    """
-
-    states: torch.Tensor
-    shared: torch.Tensor | None = None
-
-
-def _moved(value: Any, device: Any, options: dict[str, Any]) -> Any:
-    parts = {field.name: getattr(value, field.name) for field in fields(value)}
-    return replace(value, **{k: v if v is None else v.to(device, **options) for k, v in parts.items()})
-
-
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
-    """The rows of a language model's output layer for some tokens, and what turns their products into logits.
-
-    logit = softcap * tanh(scale * (rows @ hidden + bias) / softcap), without the tanh where `softcap` is None.
-    """
-
-    rows: torch.Tensor  # [tokens, width]
-    bias: torch.Tensor | None = None  # [tokens]
-    scale: float = 1.0
-    softcap: float | None = None
 
 
 @runtime_checkable
@@ -277,8 +184,7 @@ class Collator(Protocol):
 
 @runtime_checkable
 class Backbone(Protocol):
-    """A model with its tokenizer. `module` holds its weights; `shares_prefix` says whether it can go on from a prefix.
-
+    """A model with its tokenizer. `module` holds its weights; `shares_prefix` says whether it can go on from a prefix;
     `read_shared` gives what is kept of each row, where given after one of `before`; `hidden` goes on from these."""
 
     tokenizer: Any
@@ -357,6 +263,22 @@ class Taught(Protocol):
 
 
 @runtime_checkable
+class Answering(Protocol):
+    """What a head adds to `Head` that reads how likely a language model is to go on with each of some texts: these,
+    where their tokens are those that follow the prompt. A batch's `choices` are theirs."""
+
+    answers: tuple[str, ...]
+
+
+@runtime_checkable
+class Scaled(Protocol):
+    """What a head adds to `Head` whose scores are no logits: what they are on a scale of 0 to 1, or an InputError that
+    says what they are."""
+
+    def normalized(self, scores: Sequence[float]) -> list[float]: ...
+
+
+@runtime_checkable
 class Pretrained(Protocol):
     """What a head or a backbone adds that refuses to rank with new weights: `untrained` says that some are random."""
 
@@ -378,6 +300,13 @@ class Classifier(Protocol):
     `Hidden.states` is its logits then. [rows, 1, labels]"""
 
     labels: int
+
+
+@runtime_checkable
+class LastToken(Protocol):
+    """What a backbone adds to `Classifier` that may read the answer at the last token: whether it does."""
+
+    reads_last_token: bool
 
 
 @runtime_checkable

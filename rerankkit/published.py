@@ -18,7 +18,7 @@ from typing import Any
 from rerankkit import pretrained
 from rerankkit.checkpoint_files import read_json
 from rerankkit.errors import InputError, RunError
-from rerankkit.frames import vocabulary_id
+from rerankkit.frames import frames_each, vocabulary_id
 from rerankkit.hf.families import unreadable
 from rerankkit.lazy import transformers
 from rerankkit.projection import LINEAR, find_projection, modules
@@ -57,6 +57,12 @@ class Published:
             raise RunError(f"{self.name}: {name} should hold an object; copy or download the checkpoint again")
         return said
 
+    @property
+    def is_late_interaction(self) -> bool:
+        """Whether a project saved it as late interaction."""
+        model = self.json(_SETTINGS).get("model_type")
+        return "HF_ColBERT" in self.kinds or model in ("ColBERT", "MultiVectorEncoder")
+
     @cached_property
     def tokenizer(self) -> Any:
         return pretrained.load_tokenizer(self.name, self.revision, self.config, self.native_class)
@@ -79,7 +85,16 @@ def published_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> R
     """
     overrides = dict(overrides or {})
     revision, native_class = (overrides.get(f"model.backbone.{key}") for key in ("revision", "native_class"))
-    checkpoint = Published(name, revision, bool(native_class))
+    recipe, found = published_settings(Published(name, revision, bool(native_class)))
+    return load_recipe(recipe, {"model.backbone.name": name, **found, **overrides})
+
+
+def published_settings(checkpoint: Published) -> tuple[str, Settings]:
+    """The shipped recipe that reads a checkpoint, and what the checkpoint's files change in it.
+
+    Raises:
+        InputError: It is no reranker, or none that can be read.
+    """
     if "HF_ColBERT" in checkpoint.kinds:
         recipe, found = "colbert", _stanford(checkpoint)
     elif checkpoint.file("modules.json") is not None and checkpoint.file(_SETTINGS) is not None:
@@ -90,7 +105,7 @@ def published_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> R
         recipe, found = "cross_encoder", _transformers(checkpoint)
     if recipe == "colbert":
         found |= _projection(checkpoint)
-    return load_recipe(recipe, {"model.backbone.name": name, **found, **overrides})
+    return recipe, found
 
 
 def _transformers(checkpoint: Published) -> Settings:
@@ -132,7 +147,10 @@ def _sentence_transformers(checkpoint: Published) -> tuple[str, Settings]:
     if model == "MultiVectorEncoder":
         return "colbert", _multi_vector(checkpoint, said, parts)
     if parts in ([], ["Transformer"]):  # what a cross-encoder of transformers alone has
-        return "cross_encoder", _transformers(checkpoint) | _instructions(_prompt(said), "")
+        found = _transformers(checkpoint) | _instructions(_prompt(said), "")
+        if frames_each(checkpoint.tokenizer):  # as sentence-transformers trained it
+            found["model.collator.frame_each"] = True
+        return "cross_encoder", found
     if checkpoint.file(LINEAR) is not None:
         return "colbert", _open_retrievals(checkpoint)
     hint = ""

@@ -28,13 +28,13 @@ from rerankkit.inputs import (
 from rerankkit.model_fingerprint import model_fingerprint
 from rerankkit.passages import Passages, by_best_passage
 from rerankkit.progress import quiet_libraries
-from rerankkit.protocols import Ask, Group, Pretrained, Ranked
+from rerankkit.protocols import Ask, Group, Pretrained, Ranked, Scaled
 from rerankkit.published import published_recipe
 from rerankkit.recipe import Recipe, build, load_recipe
 from rerankkit.score_cache import ScoreCache
 from rerankkit.settings import Engine
 from rerankkit.token_vectors import embed
-from rerankkit.warnings import Mode, checked, collecting_as, warn
+from rerankkit.warnings import Mode, checked, collecting_as
 
 PARTS = ("formatter", "collator", "backbone", "head", "strategy")
 
@@ -202,11 +202,10 @@ class Reranker:
             if passages is not None:
                 cut = [passages.cut(group, self.parts.backbone.tokenizer) for group in asked]
                 asked, owners = [group for group, _ in cut], [owner for _, owner in cut]
-            orders, self.bill = engine.run(self.parts, asked, self.settings, finished, answers, answered)
+            of_passages = passages is not None
+            orders, self.bill = engine.run(self.parts, asked, self.settings, finished, answers, answered, of_passages)
             if passages is not None:
                 orders = [by_best_passage(order, owner) for order, owner in zip(orders, owners, strict=True)]
-                if self.costs.cut_documents:
-                    warn("passages_cut", f"of {passages.tokens} tokens", self.costs.cut_documents)
             self.costs.warnings = dict(counted.counts)
         return [
             [Ranked(position, score, group.docs[position]) for position, score in order[:top_k]]
@@ -220,13 +219,17 @@ class Reranker:
         documents with one another has none.
 
         Args:
-            normalize: Sigmoid of the scores, for display. Rankings never use it.
+            normalize: Sigmoid of the scores, for display; scores that are probabilities stay as they are, and those
+                that are no logits are refused. Rankings never use it.
             warnings: Whether what is cut or replaced is logged or an error; None is the reranker's own.
         """
         given = listed(pairs, PAIRS)
         if len(given) == 2 and all(isinstance(text, str) for text in given):
             given = [given]
         self._require_trained()
+        scaled = self.parts.head if normalize and isinstance(self.parts.head, Scaled) else None
+        if scaled is not None:
+            scaled.normalized([])  # what cannot be is refused before the work
         with collecting_as(warnings, self.warnings) as counted:
             groups: dict[str, Group] = {}
             asks = []
@@ -248,6 +251,8 @@ class Reranker:
             for costs in (self.costs, *self.bill.queries) if asks else ():
                 costs.depth = 1
             self.costs.warnings = dict(counted.counts)
+        if scaled is not None:
+            return scaled.normalized(scores)
         return torch.tensor(scores, dtype=torch.float64).sigmoid().tolist() if normalize else scores
 
     def encode(

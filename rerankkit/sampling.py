@@ -6,7 +6,6 @@ sees what an uninterrupted one would have seen.
 
 from __future__ import annotations
 
-import logging
 import random
 from array import array
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,6 @@ from rerankkit.recipe import Recipe, build
 from rerankkit.settings import Sampling
 from rerankkit.warnings import collecting, warn
 
-logger = logging.getLogger("rerankkit")
 CHOICES = {name: get_args(get_type_hints(Sampling)[name]) for name in ("learn_from", "grades")}
 
 
@@ -82,10 +80,7 @@ class TrainingGroups(torch.utils.data.Dataset[Group]):
             table.seal()
         self.alike = not differing and not sampling.random_negatives
         if not texts_of_ids.has_one_value_each():
-            logger.warning(
-                "some document ids of the training data stand for several texts; documents of the same id count as the "
-                "same, so give each document an id of its own, or leave the ids out"
-            )
+            warn("document_ids_shared", "[data.train]")
 
     def __len__(self) -> int:
         return len(self._group_of if self.sampling.unfold_each_positive else self._first_of)

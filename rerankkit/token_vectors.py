@@ -13,6 +13,7 @@ from rerankkit.evaluation_mode import evaluation_mode
 from rerankkit.pretrained import padded
 from rerankkit.protocols import Ask, Group, LateInteraction
 from rerankkit.settings import Engine
+from rerankkit.truncation import TruncationWarnings
 
 
 def embed(parts: Parts, texts: Sequence[str], kind: str, settings: Engine) -> list[torch.Tensor]:
@@ -22,7 +23,12 @@ def embed(parts: Parts, texts: Sequence[str], kind: str, settings: Engine) -> li
         raise InputError(
             "token vectors are what late interaction compares, and this reranker's head reads one score off a prompt"
         )
-    rows = engine.encode(parts, [Ask(Group(text, [text]), (0,)) for text in texts])
+    asks = [Ask(Group(text, [text]), (0,)) for text in texts]
+    rows, truncation = engine.encode(parts, asks), TruncationWarnings()
+    for ask, own in zip(asks, rows, strict=True):
+        for cut in own.cuts:
+            if (cut.document is None) == (kind == "query"):
+                truncation.tell_of(ask, cut)
     lengths = [len(row.shared if kind == "query" else row.ids) for row in rows]
     found: list[torch.Tensor] = [torch.empty(0)] * len(rows)
     for numbers in engine.batches(lengths, settings.batch_tokens):

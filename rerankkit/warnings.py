@@ -52,6 +52,31 @@ KINDS = {
         "raise [model.collator] max_length, or cap the query by query_max_length",
     ),
     "queries_cut": Kind("query", "cut", "raise [model.collator] max_length or query_max_length"),
+    "control_characters_left_out": Kind(
+        "character",
+        "left out that the tokenizer makes control tokens of",
+        "take them out of the text, or they are not read",
+    ),
+    "answers_improbable": Kind(
+        "prompt",
+        "behind which the model hardly writes any of the answers",
+        "let it answer at once (chat_template_kwargs, answer_prefix), or spell the answers as it writes them",
+    ),
+    "checkpoints_unread": Kind(
+        "checkpoint",
+        "trained on otherwise than it was made to be read",
+        "give [model.collator] and [model.formatter] its markers, lengths and prompts",
+    ),
+    "checkpoint_settings_overridden": Kind(
+        "setting",
+        "of the checkpoint overridden",
+        "leave the setting out to train the checkpoint on as `rerankkit rank` reads it",
+    ),
+    "windows_apart": Kind(
+        "query",
+        "ranked in windows that share no document, so that none passes from one to the next",
+        "set [model.strategy] step below window",
+    ),
     "documents_undecoded": Kind(
         "document", "read with U+FFFD for half a surrogate pair", "decode the file that it is from as what it is"
     ),
@@ -127,6 +152,27 @@ KINDS = {
     ),
     "own_documents_kept": Kind(
         "query", "among its own candidates, under its own id", "leave it out by --ignore-identical-ids"
+    ),
+    "document_ids_shared": Kind(
+        "data set",
+        "with document ids of several texts",
+        "documents of one id count as the same; give each an id of its own, or leave the ids out",
+    ),
+    "checkpoints_passed_over": Kind(
+        "checkpoint", "incomplete or damaged, passed over", "an older one is gone on from; --overwrite starts anew"
+    ),
+    "best_checkpoints_lost": Kind(
+        "best checkpoint", "lost", "the best of the steps from here on is kept; --overwrite starts anew"
+    ),
+    "random_states_missing": Kind(
+        "random state",
+        "missing",
+        "this training will differ from an uninterrupted one; resume with as many processes as it had",
+    ),
+    "recipe_lines_changed": Kind(
+        "recipe line",
+        "changed since this training began",
+        "the result will be neither recipe's; --overwrite starts anew",
     ),
     "quotes_kept": Kind("TSV cell", "taken with its double quotes", "save as .csv what is quoted as CSV is"),
     "skiplist_unknown": Kind("skiplist word", "left out, being no token", "its vectors are compared as any other's"),

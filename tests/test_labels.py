@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -132,3 +133,18 @@ def test_labels_and_answers_that_cannot_tell_documents_apart_are_refused() -> No
     assert list(answer_problems(["x", "x"], ["A", "B"])) == [
         ("answers", "'x' stands for 2 documents; give each its own")
     ]
+
+
+@pytest.mark.regression
+@pytest.mark.parametrize("template", ["{label}: {document}", "[{label}] {document}", "Passage {label}: {document}"])
+@pytest.mark.parametrize("text", ["\n" * 60_000, "\n " * 30_000, "1\n" * 30_000, "[ " * 30_000, "passage \n" * 9_000])
+def test_the_work_grows_with_the_text_and_no_faster(template: str, text: str) -> None:
+    """Counted in steps of the clock of this process alone; a square would take a hundred times as long."""
+    before = time.process_time()
+    neutral(text, template, "numbers")
+    assert time.process_time() - before < 3
+
+
+@pytest.mark.regression
+def test_a_label_behind_empty_lines_is_found() -> None:
+    assert neutral("\n\n \n  2: a\n\t 3 : b", "{label}: {document}", "numbers") == "\n\n \n  (2): a\n\t (3) : b"

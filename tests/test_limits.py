@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rerankkit.errors import InputError
-from rerankkit.limits import Limits, cut_tokens, require_room
+from rerankkit.limits import Limits, Truncation, cut_tokens, require_room
 from rerankkit.protocols import Role
 
 ROLES: st.SearchStrategy[list[Role]] = st.lists(st.sampled_from(["fixed", "query", "document"]), max_size=40)
 LIMIT = st.one_of(st.none(), st.integers(1, 12))
+RULE: st.SearchStrategy[Truncation] = st.sampled_from(["longest_first", "documents_first"])
 
 
 def naive(roles: list[Role], limits: Limits) -> list[int] | None:
@@ -28,10 +29,17 @@ def naive(roles: list[Role], limits: Limits) -> list[int] | None:
     for role, limit in own:
         while limit is not None and count(role) > limit:
             left.remove(last(role))  # type: ignore[arg-type]
+    longer: Role = "query" if count("query") > count("document") else "document"
     while len(left) > limits.max_length:
-        at = last("document")
-        if at is None and count("query") > limits.query_floor:
-            at = last("query")
+        if limits.truncation == "documents_first":
+            cut: Role = "document" if count("document") else "query"
+        elif count("query") != count("document"):
+            cut = "query" if count("query") > count("document") else "document"
+        else:  # what was longer keeps the odd token
+            cut = "document" if longer == "query" else "query"
+        if cut == "query" and count("query") <= limits.query_floor:
+            cut = "document"
+        at = last(cut)
         if at is None:
             return None
         left.remove(at)
@@ -39,9 +47,11 @@ def naive(roles: list[Role], limits: Limits) -> list[int] | None:
 
 
 @settings(max_examples=400)
-@given(ROLES, st.integers(1, 30), LIMIT, LIMIT, st.integers(0, 12))
-def test_what_is_kept(roles: list[Role], longest: int, document: int | None, query: int | None, floor: int) -> None:
-    limits = Limits(longest, document, query, floor)
+@given(ROLES, st.integers(1, 30), LIMIT, LIMIT, st.integers(0, 12), RULE)
+def test_what_is_kept(
+    roles: list[Role], longest: int, document: int | None, query: int | None, floor: int, rule: Truncation
+) -> None:
+    limits = Limits(longest, document, query, floor, rule)
     expected = naive(roles, limits)
     if expected is None:
         with pytest.raises(InputError, match=f"acme.v1: .* of max_length = {longest} tokens"):
@@ -79,8 +89,17 @@ def test_several_documents_are_cut_to_one_length(
             pieces += [*[piece] * length, piece + 1]
     fixed = roles.count("fixed")
     kept = Limits(fixed + room, document, query, 0).kept(roles, pieces, "acme.v1")
-    first = naive_lengths([min(length, query or length) for length in queries], room)
-    second = naive_lengths([min(length, document or length) for length in documents], room - sum(first))
+    wanted = (
+        [min(length, query or length) for length in queries],
+        [min(length, document or length) for length in documents],
+    )
+    first, second = sum(wanted[0]), sum(wanted[1])
+    while first + second > room:
+        if first > second or (first == second and sum(wanted[0]) <= sum(wanted[1])):
+            first -= 1
+        else:
+            second -= 1
+    first, second = naive_lengths(wanted[0], first), naive_lengths(wanted[1], second)  # type: ignore[assignment]
     found = [pieces[i] for i in kept if roles[i] != "fixed"]
     assert [found.count(2 * n + 1) for n in range(len(queries))] == first
     assert [found.count(2 * (n + len(queries)) + 1) for n in range(len(documents))] == second

@@ -145,7 +145,6 @@ def test_no_tied_layer_is_merged(part: Any, folder: Any, targets: list[str], tie
     assert part(str(folder()), lora=Lora(r=4, target_modules=targets, merge=False))
 
 
-@pytest.mark.regression
 def test_embeddings_of_their_own_are_merged(tmp_path: Path) -> None:
     model = trained(Lora(r=4, target_modules=["q_proj", "v_proj", "embed_tokens"]))
     before = scores(model)

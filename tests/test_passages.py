@@ -115,7 +115,8 @@ def test_passages_that_are_cut_in_their_turn_are_told_of(tmp_path: Path, caplog:
         of.rank(QUERY, DOCS, passages=Passages(25, 5))
         assert caplog.text == ""
         of.rank(QUERY, DOCS[2:3], passages=Passages(60, 5))
-    assert "passages cut, such as of 60 tokens; give passages fewer tokens" in caplog.text
+    assert "passages cut, such as passage 0 of query" in caplog.text
+    assert "(60 tokens, 30 read: document_max_length = 30); give passages fewer tokens" in caplog.text
 
 
 @pytest.mark.parametrize(

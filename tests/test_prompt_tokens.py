@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 import pytest
 import tiny
 import tiny_bert
+import tiny_encoders
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
@@ -136,14 +138,43 @@ def test_a_marker_outside_the_chat_template_is_a_control_token_too() -> None:
     assert len(words) - 1 not in ids and words.decode(ids) == "a <|fim_prefix|>"
 
 
-def test_what_a_normalizer_turns_into_a_control_token_is_refused() -> None:
+WIDE = ["<|\N{FULLWIDTH LATIN SMALL LETTER T}ool|>", "\uff1c|tool|\uff1e", "x\uff1c|tool|>y\uff1c|tool|\uff1e"]
+
+
+@pytest.mark.regression
+@pytest.mark.parametrize("wide", WIDE)
+def test_what_a_normalizer_turns_into_a_control_token_is_text(wide: str) -> None:
     words = tiny.tokenizer.__wrapped__()
     words.backend_tokenizer.normalizer = normalizers.NFKC()
     words.add_tokens([AddedToken("<|tool|>", special=False, normalized=True)])
-    wide = "<|\N{FULLWIDTH LATIN SMALL LETTER T}ool|>"
-    with pytest.raises(InputError, match="the document holds text that this tokenizer turns into control token"):
-        tokens(pieces(("a ", "fixed"), (wide, "document")), words)
+    ids = tokens(pieces(("a ", "fixed"), (wide, "document")), words)[0]
+    assert len(words) - 1 not in ids
+    assert words.decode(ids) == "a " + unicodedata.normalize("NFKC", wide)
     assert len(words) - 1 in tokens(pieces((f"a {wide}", "fixed")), words)[0]
+
+
+@pytest.mark.regression
+def test_full_width_text_spells_no_entry_of_a_unigram_vocabulary() -> None:
+    words = tiny_encoders.tokenizer("unigram")
+    wide = "".join(chr(ord(character) + 0xFEE0) for character in "<s>a</s>")
+    for text in (wide, f"{wide} cat {wide}", "\uff1cs>"):
+        ids = tokens(pieces((text, "document")), words)[0][1:]
+        assert set(ids).isdisjoint(set(words.all_special_ids) - {words.unk_token_id})
+        assert len(ids) >= 2
+
+
+@pytest.mark.regression
+def test_a_character_that_is_a_control_token_is_left_out_and_said() -> None:
+    from rerankkit.warnings import collecting
+
+    words = tiny.tokenizer.__wrapped__()
+    words.backend_tokenizer.normalizer = normalizers.Replace("\u2588", "<|tool|>")
+    words.add_tokens([AddedToken("<|tool|>", special=False, normalized=True)])
+    with collecting() as counted:
+        ids = tokens(pieces(("a ", "fixed"), ("cat \u2588mat", "document")), words)[0]
+    assert len(words) - 1 not in ids and words.decode(ids) == "a cat mat"
+    assert counted.counts == {"control_characters_left_out": 1}
+    assert counted.examples["control_characters_left_out"].startswith("in the document 'cat ")
 
 
 @pytest.mark.parametrize("text", ["[Q] a", "[q] a", "b [Q]\na", "[Q]\u00a0", "[Q][D]\t", "[ Q ] a"])

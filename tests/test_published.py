@@ -138,9 +138,13 @@ def test_a_cross_encoder_of_transformers() -> None:
     normalized = reranker.compute_score(pairs, normalize=True)
     assert normalized == pytest.approx([said["sentence_transformers"][i] for i in asked], abs=1e-5)
     for length in (512, 128):
-        shorter = Reranker.from_pretrained("embedded:ms-marco-minilm-l12", {"model.collator.max_length": length})
+        cut = {"model.collator.max_length": length, "model.collator.truncation": "documents_first"}
+        shorter = Reranker.from_pretrained("embedded:ms-marco-minilm-l12", cut)
         assert shorter.compute_score(said["long_pairs"]) == pytest.approx(said[f"long_logits_{length}"], abs=1e-5)
         assert shorter.costs.cut_documents == len(said["long_pairs"])
+    assert reranker.compute_score(said["long_pairs"], normalize=True) == pytest.approx(
+        said["long_sentence_transformers"], abs=1e-5
+    )
     apart = reranker.compute_score(said["special_pairs"])[0] - said["special_logits"][0]
     assert abs(apart) > 1e-3  # text that spells [SEP] is text here
 

@@ -149,7 +149,7 @@ def test_a_damaged_checkpoint_is_passed_over(recipe: Path, expected: str, tmp_pa
     damage(newest / "optimizer.pt", "deleted")  # transformers itself would go on from here, to other weights
     said = len(run.log(recipe))
     check_killed(recipe, tmp_path / "model", expected, started=True)
-    assert f"{newest} is incomplete or damaged and is passed over" in run.log(recipe)[said:]
+    assert f"1 checkpoint incomplete or damaged, passed over, such as {newest}" in run.log(recipe)[said:]
 
 
 def test_no_whole_checkpoint_is_an_error_that_says_so(recipe: Path, tmp_path: Path) -> None:

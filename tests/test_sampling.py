@@ -149,7 +149,7 @@ def test_document_ids_come_along(caplog: pytest.LogCaptureFixture) -> None:
         assert group.doc_ids == (ids if any(ids) else None)
         seen.update(ids)
     assert "" in seen and "id of 0 yes 1" in seen
-    assert "stand for several texts" not in caplog.text
+    assert "ids of several texts" not in caplog.text
 
 
 def test_labels_keep_their_values() -> None:

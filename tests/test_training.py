@@ -291,7 +291,7 @@ def test_an_unfinished_training_is_not_touched_unasked(
     )
     with caplog.at_level(logging.INFO, "rerankkit"):
         train(recipe, output, overrides={"training.learning_rate": 1e-4}, resume=True)
-    assert "the recipe is not the one this training began with" in caplog.text
+    assert "changed since this training began, such as " in caplog.text
     assert "learning_rate = 0.0001" in caplog.text
 
 
@@ -357,7 +357,7 @@ def test_the_best_checkpoint_may_be_lost(
     (best / "trained.safetensors").unlink()
     with caplog.at_level(logging.WARNING, "rerankkit"):
         train(recipe, output, resume=True)
-    assert f"{best}, the best so far, is lost" in caplog.text
+    assert f"1 best checkpoint lost, such as {best}" in caplog.text
     assert "those of step 9, the best" in (output / "README.md").read_text()
 
 

@@ -93,7 +93,7 @@ class HFClassifier:
         self._adapter = lora
         self._model = model
         self._passes = Passes(model)
-        self._reads_last_token = "score" in head_names(model)
+        self.reads_last_token = "score" in head_names(model)
 
     def read_shared(self, shared: Tokens, before: Sequence[Any] = ()) -> list[Any]:
         """A classifier reads whole pairs; there is nothing to read apart."""
@@ -106,7 +106,7 @@ class HFClassifier:
     def _logits(self, tokens: Tokens) -> torch.Tensor:
         """[rows, labels]"""
         inputs = pretrained.model_inputs(self._model, tokens)
-        if self._reads_last_token:
+        if self.reads_last_token:
             pad = self._model.config.get_text_config().pad_token_id
             if pad is None or pad < 0:
                 return last_token_logits(self._model, tokens)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rerankkit.answer_tokens import choice_ids, scored_tokens, sequences
+from rerankkit.answer_tokens import asked_ids, scored_tokens, sequences
 from rerankkit.errors import InputError
 from rerankkit.frames import frame_of
-from rerankkit.limits import LimitedCollator, Limits, cut_tokens
+from rerankkit.limits import LimitedCollator, Limits, cut_tokens, cuts, document_numbers
 from rerankkit.prompt_tokens import Tokenized, tokenize
 from rerankkit.protocols import Batch, Prompt, Row
 from rerankkit.registry import registry
@@ -20,8 +20,8 @@ class EncoderDecoderCollator(LimitedCollator):
     """Gives the encoder the prompt, closed as its tokenizer closes a text (`</s>`), and the decoder its start token
     with what the prompt takes to be the model's own: an answer begun, or the text whose likelihood is asked.
 
-    Documents' ends are cut first, then the query's, never a fixed part, in each of the two by itself. Text of a query
-    or document that spells a control token (`<extra_id_0>`) is tokenized as ordinary text.
+    The ends of the query and of the documents are cut, never a fixed part, in each of the two by itself. Text of a
+    query or document that spells a control token (`<extra_id_0>`) is tokenized as ordinary text.
 
     Recipe:
         [model.collator]
@@ -33,6 +33,7 @@ class EncoderDecoderCollator(LimitedCollator):
         document_max_length: Tokens of each document, where that is to be less than what fits.
         query_max_length: Tokens of the query, where that is to be less than what fits.
         query_floor: The query is never cut below this many tokens to make room.
+        truncation: What is cut to fit: the longer of query and documents first, or the documents until nothing is left.
     """
 
     part = "encoder_decoder.v1"
@@ -80,7 +81,7 @@ def _around(before: Sequence[int], text: Tokenized, behind: Sequence[int]) -> To
 def _row(prompt: Prompt, read: Tokenized, own: Tokenized, limits: Limits, tokenizer: Any) -> Row:
     """Of each part all fixed tokens, then as much of the query and of the documents as there is room for."""
     kept = [limits.kept(part.roles, part.pieces, "encoder_decoder.v1") for part in (read, own)]
-    first = prompt.answer or 0
+    first, documents = prompt.answer or 0, document_numbers(prompt)
     written = prompt.pieces[len(prompt.pieces) if prompt.answer is None else first :]
     before = written[-1].text if written and written[-1].role == "fixed" else ""
     return Row(
@@ -89,7 +90,9 @@ def _row(prompt: Prompt, read: Tokenized, own: Tokenized, limits: Limits, tokeni
         shared=tuple(read.ids[i] for i in kept[0]),
         scored=scored_tokens(prompt, [own.pieces[i] + first if own.pieces[i] >= 0 else -1 for i in kept[1]]),
         labels=prompt.labels,
-        choices=choice_ids(tokenizer, before, prompt.choices),
+        choices=asked_ids(before, prompt, tokenizer),
         cut_query=cut_tokens(read.roles, kept[0], "query") + cut_tokens(own.roles, kept[1], "query"),
         cut_document=cut_tokens(read.roles, kept[0], "document") + cut_tokens(own.roles, kept[1], "document"),
+        cuts=cuts(read.roles, read.pieces, kept[0], limits, documents)
+        + cuts(own.roles, [piece + first for piece in own.pieces], kept[1], limits, documents),
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rerankkit.cuts import Cut
 from rerankkit.errors import InputError
 from rerankkit.frames import frame_of, framed, marker_ids, tokenize_texts, vocabulary_id
 from rerankkit.lazy import torch
@@ -14,6 +15,7 @@ from rerankkit.limits import require_room
 from rerankkit.prompt_tokens import padded
 from rerankkit.protocols import Batch, Prompt, Row, Tokens
 from rerankkit.registry import registry
+from rerankkit.vocabulary import foreign_marker
 
 _NAME = "late_interaction.v1"
 
@@ -67,6 +69,15 @@ class LateInteractionCollator:
             if limit < 4:
                 yield name, f"must be at least 4, to hold a token beside marker and frame; got {limit}"
 
+    @staticmethod
+    def check_vocabulary(
+        entries: Collection[str], query_marker: str = query_marker, document_marker: str = document_marker
+    ) -> Iterator[tuple[str, str]]:
+        """Say which markers the vocabulary of the recipe's model has not."""
+        for name, marker in {"query_marker": query_marker, "document_marker": document_marker}.items():
+            if problem := foreign_marker(marker, entries):
+                yield name, problem
+
     def encode(self, prompts: Sequence[Prompt], tokenizer: Any) -> list[Row]:
         require_room(self.query_max_length, tokenizer.model_max_length, _NAME, "query_max_length")
         require_room(self.document_max_length, tokenizer.model_max_length, _NAME, "document_max_length")
@@ -82,8 +93,16 @@ class LateInteractionCollator:
             ids, roles = [*ids, *[filler] * fill], [*roles, *["fixed"] * fill]  # type: ignore[list-item]
             row = Row(document_ids, [*roles, *document_roles], tuple(ids))
             row.cut_query, row.cut_document = cut_query, cut_document
+            row.cuts = self._cuts(row)
             found.append(row)
         return found
+
+    def _cuts(self, row: Row) -> tuple[Cut, ...]:
+        limits = f"query_max_length = {self.query_max_length}", f"document_max_length = {self.document_max_length}"
+        left_out = row.cut_query, row.cut_document
+        read = row.roles.count("query"), row.roles.count("document")
+        texts = zip((None, 0), left_out, read, limits, strict=True)
+        return tuple(Cut(text, kept + cut, kept, limit) for text, cut, kept, limit in texts if cut)
 
     def collate(self, rows: Sequence[Row], tokenizer: Any, shared: Sequence[tuple[int, ...]] = ()) -> Batch:
         documents = padded([row.ids for row in rows], tokenizer)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from rerankkit.errors import InputError
-from rerankkit.frames import Frame, frame_of, tokenize_texts
+from rerankkit.frames import Frame, frame_of, frames_each, tokenize_texts
 from rerankkit.lazy import torch
-from rerankkit.limits import LimitedCollator, Limits, cut_tokens
+from rerankkit.limits import LimitedCollator, Limits, Truncation, cut_tokens, cuts
 from rerankkit.prompt_tokens import padded
 from rerankkit.protocols import Batch, Prompt, Role, Row
 from rerankkit.registry import registry
 
 
 @registry.collators("pair.v1")
+@dataclass(frozen=True)
 class PairCollator(LimitedCollator):
-    """Tokenizes query and document as a cross-encoder's pair, then cuts the document's end, then the query's.
+    """Tokenizes query and document as a cross-encoder's pair, and cuts the end of the longer one.
 
     The tokens, and their types where the tokenizer has types, are those of `tokenizer(query, document)`; only text that
     spells a control token (`[SEP]`) is read as ordinary text.
@@ -31,9 +33,14 @@ class PairCollator(LimitedCollator):
         document_max_length: Tokens of the document, where that is to be less than what fits.
         query_max_length: Tokens of the query, where that is to be less than what fits.
         query_floor: The query is never cut below this many tokens to make room.
+        truncation: What is cut to fit: the longer of query and document first, or the document until nothing is left.
+        frame_each: Accept, under a decoder, a tokenizer that frames each text by itself, as `<s> query <s> document`.
+            Nothing then says that these are a query and a document, which most decoders are told in words.
     """
 
-    part = "pair.v1"
+    part: ClassVar[str] = "pair.v1"
+    truncation: Truncation = "longest_first"
+    frame_each: bool = False
 
     def encode(self, prompts: Sequence[Prompt], tokenizer: Any) -> list[Row]:
         limits = self.limits_for(tokenizer)
@@ -46,6 +53,13 @@ class PairCollator(LimitedCollator):
             raise InputError(
                 "pair.v1: this model's tokenizer puts nothing between two texts; use pointwise.v1 and sequence.v1, "
                 "whose template says where the query ends"
+            )
+        if not self.frame_each and any(prompt.decoder for prompt in prompts) and frames_each(tokenizer):
+            shown = tokenizer.decode([*frame.fixed[0], *frame.fixed[1]])
+            raise InputError(
+                f"pair.v1: this model is a decoder, and its tokenizer frames each of two texts by itself ({shown!r}), "
+                "which is hardly what it was trained on; use pointwise.v1 and sequence.v1 with its own prompt, as the "
+                "recipe llm_classifier does, or frame_each = true for one that was trained on such pairs"
             )
         return [_cut(texts, frame, limits) for texts in tokenize_texts(prompts, tokenizer)]
 
@@ -66,4 +80,5 @@ def _cut(texts: Sequence[tuple[list[int], list[Role]]], frame: Frame, limits: Li
         type_ids=None if types is None else [types[i] for i in kept],
         cut_query=cut_tokens(roles, kept, "query"),
         cut_document=cut_tokens(roles, kept, "document"),
+        cuts=cuts(roles, roles, kept, limits, {"document": 0}),
     )

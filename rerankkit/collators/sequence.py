@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rerankkit.answer_tokens import choice_ids, scored_tokens, sequences
+from rerankkit.answer_tokens import asked_ids, scored_tokens, sequences
 from rerankkit.errors import InputError
-from rerankkit.limits import LimitedCollator, Limits, cut_tokens
+from rerankkit.limits import LimitedCollator, Limits, cut_tokens, cuts, document_numbers
 from rerankkit.prompt_tokens import Tokenized, tokenize
 from rerankkit.protocols import Batch, Prompt, Row
 from rerankkit.registry import registry
@@ -15,7 +15,7 @@ from rerankkit.registry import registry
 
 @registry.collators("sequence.v1")
 class SequenceCollator(LimitedCollator):
-    """Tokenizes each prompt whole, then cuts the documents' ends, then the query's, never a fixed part.
+    """Tokenizes each prompt whole, then cuts the ends of the query and of the documents, never a fixed part.
 
     Text of a query or document that spells a control token (`<|im_end|>`) is tokenized as ordinary text.
 
@@ -29,6 +29,7 @@ class SequenceCollator(LimitedCollator):
         document_max_length: Tokens of each document, where that is to be less than what fits.
         query_max_length: Tokens of the query, where that is to be less than what fits.
         query_floor: The query is never cut below this many tokens to make room.
+        truncation: What is cut to fit: the longer of query and documents first, or the documents until nothing is left.
     """
 
     part = "sequence.v1"
@@ -56,7 +57,8 @@ def _row(prompt: Prompt, text: Tokenized, limits: Limits, tokenizer: Any) -> Row
         roles=[text.roles[i] for i in kept],
         scored=scored_tokens(prompt, [text.pieces[i] for i in kept]),
         labels=prompt.labels,
-        choices=choice_ids(tokenizer, last.text if last.role == "fixed" else "", prompt.choices),
+        choices=asked_ids(last.text if last.role == "fixed" else "", prompt, tokenizer),
         cut_query=cut_tokens(text.roles, kept, "query"),
         cut_document=cut_tokens(text.roles, kept, "document"),
+        cuts=cuts(text.roles, text.pieces, kept, limits, document_numbers(prompt)),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rerankkit import templates
-from rerankkit.chat import begun, conversation
+from rerankkit.chat import Variables, begun, conversation, variable_problems
 from rerankkit.errors import InputError
 from rerankkit.labels import labels_of, neutral
 from rerankkit.protocols import Ask, Piece, Prompt
@@ -35,6 +35,8 @@ class Conversation:
         passage_reply: What the model is taken to have said to it, with {label} if wanted.
         closing: The user's last turn, with {query} and {num} if wanted.
         answer_prefix: Text that the model's answer is taken to begin with.
+        chat_template_kwargs: Variables of the chat template, such as `{"enable_thinking": false}` or the date that it
+            writes, `{"date_string": "26 Jul 2024"}`.
     """
 
     at_once = "several"
@@ -55,10 +57,11 @@ class Conversation:
         "Only response the ranking results, do not say any word or explain."
     )
     answer_prefix: str = ""
+    chat_template_kwargs: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         turns = self.opening, self.opening_reply, self.passage, self.passage_reply, self.closing
-        for argument, message in self.check(*turns):
+        for argument, message in self.check(*turns, self.chat_template_kwargs):
             raise InputError(f"conversation.v1, {argument}: {message}")
 
     @staticmethod
@@ -68,6 +71,7 @@ class Conversation:
         passage: str = passage,
         passage_reply: str = passage_reply,
         closing: str = closing,
+        chat_template_kwargs: Variables | None = None,
     ) -> Iterator[tuple[str, str]]:
         """Say what is wrong with the turns without building anything."""
         around = {"opening": opening, "opening_reply": opening_reply, "closing": closing}
@@ -80,6 +84,7 @@ class Conversation:
         yield from (("passage", message) for message in one)
         reply = templates.problems(passage_reply, (), optional=("label",))
         yield from (("passage_reply", message) for message in reply)
+        yield from variable_problems(chat_template_kwargs)
 
     def format(self, ask: Ask, tokenizer: Any) -> Prompt:
         labels = labels_of("numbers", len(ask.docs), "conversation.v1")
@@ -95,5 +100,6 @@ class Conversation:
             turns.append(("user", templates.fill(self.passage, fields)))
             turns.append(("assistant", templates.fill(self.passage_reply, fields)))
         turns.append(("user", templates.fill(self.closing, around)))
-        pieces, answer = begun(conversation(turns, tokenizer, "conversation.v1", self.system), self.answer_prefix)
+        chat = conversation(turns, tokenizer, "conversation.v1", self.system, self.chat_template_kwargs)
+        pieces, answer = begun(chat, self.answer_prefix)
         return Prompt(tuple(pieces), add_special_tokens=False, answer=answer, labels=labels)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from rerankkit import labels as names
 from rerankkit import templates
-from rerankkit.chat import asked
+from rerankkit.chat import Variables, asked, variable_problems
 from rerankkit.errors import InputError
 from rerankkit.protocols import Ask, Piece, Prompt
 from rerankkit.registry import registry
@@ -40,6 +40,8 @@ class Documents:
         system: The system turn of a chat; empty leaves the choice to the chat template.
         answer_prefix: Text after which the answer is read or written, behind the chat template's own opening of the
             turn; the decoder of an encoder-decoder reads it.
+        chat_template_kwargs: Variables of the chat template, such as `{"enable_thinking": false}` or the date that it
+            writes, `{"date_string": "26 Jul 2024"}`.
     """
 
     at_once = "several"
@@ -54,10 +56,11 @@ class Documents:
     chat: bool = False
     system: str = ""
     answer_prefix: str = ""
+    chat_template_kwargs: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         given = self.template, self.document, self.labels, self.answers, self.chat, self.system
-        for argument, message in self.check(*given):
+        for argument, message in self.check(*given, self.chat_template_kwargs):
             raise InputError(f"documents.v1, {argument}: {message}")
 
     @staticmethod
@@ -68,6 +71,7 @@ class Documents:
         answers: list[str] | str = answers,
         chat: bool = False,
         system: str = "",
+        chat_template_kwargs: Variables | None = None,
     ) -> Iterator[tuple[str, str]]:
         """Say what is wrong with templates, labels and answers without building anything."""
         whole = templates.problems(template, ("documents",), some=("query",), optional=("num",))
@@ -78,6 +82,7 @@ class Documents:
         yield from names.answer_problems(answers, labels)
         if system and not chat:
             yield "system", "needs chat = true; a plain prompt has no system turn"
+        yield from variable_problems(chat_template_kwargs, chat)
 
     def format(self, ask: Ask, tokenizer: Any) -> Prompt:
         labels = names.labels_of(self.labels, len(ask.docs), "documents.v1")
@@ -88,7 +93,8 @@ class Documents:
             shown += templates.fill(self.document, {"label": [Piece(label, "fixed")], "document": [document]})
         query, number = Piece(self._neutral(ask.group.query), "query"), Piece(str(len(labels)), "fixed")
         pieces = templates.fill(self.template, {"query": [query], "documents": shown, "num": [number]})
-        pieces, answer = asked(pieces, self.chat, self.system, self.answer_prefix, tokenizer, "documents.v1")
+        variables = self.chat_template_kwargs
+        pieces, answer = asked(pieces, self.chat, self.system, self.answer_prefix, tokenizer, "documents.v1", variables)
         return Prompt(
             tuple(pieces),
             add_special_tokens=not self.chat,

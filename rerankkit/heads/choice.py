@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rerankkit.causal_lm import token_logits
+from rerankkit.causal_lm import token_logits, warn_of_improbable_answers
 from rerankkit.errors import InputError
 from rerankkit.lazy import torch
 from rerankkit.protocols import Backbone, Batch, Hidden, LanguageModel
@@ -37,7 +37,7 @@ class Choice:
     def bind(self, backbone: Backbone) -> None:
         if not isinstance(backbone, LanguageModel):
             raise InputError("choice.v1 reads a language model's answer, and this backbone is none; use hf_causal.v1")
-        self._backbone = backbone
+        self._backbone, self._tokenizer = backbone, backbone.tokenizer
 
     def score(self, hidden: Hidden, batch: Batch) -> torch.Tensor:
         if batch.choices is None:
@@ -48,5 +48,8 @@ class Choice:
         there = batch.choices >= 0
         ids, column = batch.choices.where(there, batch.choices.max()).unique(return_inverse=True)
         answers = hidden.states[torch.arange(len(batch.answer), device=batch.answer.device), batch.answer]
+        if torch.is_inference_mode_enabled():
+            asked = batch.choices[0][there[0]].tolist()
+            warn_of_improbable_answers(answers[0], self._backbone.vocabulary(), asked, self._tokenizer)
         logits = token_logits(answers, self._backbone.vocabulary(ids.tolist()))  # [rows, ids]
         return logits.gather(1, column).masked_fill(~there, 0.0)  # [rows, docs asked]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from rerankkit.errors import InputError
@@ -63,6 +64,12 @@ class MaxSim:
         with torch.autocast(states.device.type, enabled=False):  # cosines near one another need their bits
             vectors = states.float() if self.module is None else self.module(states.float())
             return torch.nn.functional.normalize(vectors, dim=-1)
+
+    def normalized(self, scores: Sequence[float]) -> list[float]:
+        raise InputError(
+            "normalize = True: maxsim.v1 scores by cosines of the query's tokens, added up or averaged, which are no "
+            "logits, so that their sigmoid would say nothing; take the scores as they are"
+        )
 
     def score(self, hidden: Hidden, batch: Batch) -> torch.Tensor:
         from rerankkit_kernels import maxsim

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from rerankkit.causal_lm import token_likelihoods
@@ -45,6 +46,12 @@ class QueryLikelihood:
                 "hf_causal.v1"
             )
         self._backbone = backbone
+
+    def normalized(self, scores: Sequence[float]) -> list[float]:
+        raise InputError(
+            "normalize = True: query_likelihood.v1 scores by the log-probability of the query's tokens, which is no "
+            "logit, and nothing between 0 and 1 says from it how relevant a document is; take the scores as they are"
+        )
 
     def score(self, hidden: Hidden, batch: Batch) -> torch.Tensor:
         if batch.scored is None:

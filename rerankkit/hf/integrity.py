@@ -172,8 +172,8 @@ def new_weights(
 def require_fitting_tokenizer(name: str, tokenizer: Any, model: Any, task: Task) -> None:
     """Refuse a tokenizer with entries or types that the model has no embedding for."""
     rows = model.get_input_embeddings().weight.shape[0]
-    beyond = sorted((number, entry) for entry, number in tokenizer.get_vocab().items() if number >= rows)
-    if beyond:
+    if max(len(tokenizer), *(number + 1 for number in tokenizer.added_tokens_decoder)) > rows:
+        beyond = sorted((number, entry) for entry, number in tokenizer.get_vocab().items() if number >= rows)
         raise InputError(
             f"{name}: its tokenizer has entries up to number {beyond[-1][0]:,}, and the model has embeddings for "
             f"{rows:,} ({', '.join(repr(entry) for _, entry in beyond[:3])} would have none); take the tokenizer that "

@@ -10,6 +10,7 @@ from rerankkit.comparing import Asking, Scores, one_prompt, shuffles, too_small,
 from rerankkit.errors import InputError
 from rerankkit.protocols import Asked, Group, Order
 from rerankkit.registry import registry
+from rerankkit.warnings import warn
 
 
 @registry.strategies("sliding_window.v1")
@@ -28,7 +29,7 @@ class SlidingWindow:
 
     Args:
         window: How many documents a prompt shows.
-        step: By how many documents the window moves.
+        step: By how many documents the window moves; as many as it shows let none pass from one window to the next.
         repeats: How often it goes over the list; one time follows close behind another.
         votes: In how many orders each window is shown; documents are put in order of their mean rank (permutation
             self-consistency of Tang et al. 2024, arXiv 2310.07712).
@@ -59,6 +60,8 @@ class SlidingWindow:
         count, known = len(group.docs), dict[Asked, list[int]]()
         order = list(range(count))
         starts = [*range(count - self.window, 0, -self.step), 0] if count > 1 else []
+        if self.step == self.window < count:
+            warn("windows_apart", f"query {group.qid or group.query[:60]!r} (window = step = {self.step})")
         gap = -(-self.window // self.step) + 1  # the last window may overlap with one more than the others do
         for now in waves([starts] * self.repeats, gap):
             windows = [tuple(order[start : start + self.window]) for start in now]

@@ -14,6 +14,7 @@ from typing import Any
 import transformers
 
 from rerankkit import engine
+from rerankkit.batches import warn_of_truncation
 from rerankkit.checkpoints import require_same_origin
 from rerankkit.errors import InputError, RunError
 from rerankkit.evaluate import prepare
@@ -23,15 +24,18 @@ from rerankkit.protocols import Group
 from rerankkit.recipe import Recipe, build, load_recipe, require
 from rerankkit.reranker import Reranker
 from rerankkit.sampling import training_groups
+from rerankkit.starting_point import with_checkpoint_settings
 from rerankkit.stored_groups import StoredGroups
 from rerankkit.training import outputs, requirements
 from rerankkit.training.arguments import require_steps, training_arguments
 from rerankkit.training.callbacks import Gradients, Report, StopOnInterrupt
 from rerankkit.training.lock import locked
 from rerankkit.training.trainer import GroupTrainer, TrainingModule
-from rerankkit.warnings import collecting
+from rerankkit.warnings import Mode, collecting, collecting_as, say
 
 logger = logging.getLogger("rerankkit")
+LOOKED_AT = 500
+"""Of how many training groups it is said before the first step what is cut."""
 
 
 class Interrupted(RunError):
@@ -44,6 +48,7 @@ def train(
     overrides: dict[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    warnings: Mode = "log",
 ) -> Reranker:
     """Train what a recipe describes and save it.
 
@@ -55,12 +60,21 @@ def train(
         resume: Go on from the newest complete checkpoint of an earlier training with the same output.
         overwrite: Replace what is at the output, once the new model is complete; without `resume`, also the
             checkpoints of an earlier training.
+        warnings: Whether what is cut, replaced or left out is logged or an error.
     """
+    with collecting_as(warnings):
+        return _trained(recipe, output, overrides, resume, overwrite)
+
+
+def _trained(
+    recipe: str | Path | Recipe, output: str | Path, overrides: dict[str, Any] | None, resume: bool, overwrite: bool
+) -> Reranker:
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides, purpose="train")
     elif overrides:
         raise InputError("overrides go into load_recipe(path, overrides), not beside a recipe that is read already")
     require(recipe, "train")
+    recipe = with_checkpoint_settings(recipe)
     output = Path(output) if Path(output).name not in ("", "..") else Path(os.path.abspath(output))
     if is_stream(output):
         raise InputError(f"{output} is a pipe or a device, and a model is a folder; give another --output")
@@ -102,12 +116,15 @@ def _train(
         requirements.require_weights(module, args)
         if known is None:
             requirements.require_documents(reranker.parts, groups)
+        warn_of_truncation(reranker.parts, (groups[0, number] for number in range(min(len(groups), LOOKED_AT))))
+        say()  # now, for hours may pass before the outermost block ends
     trained = sum(weight.numel() for weight in module.trained_weights().values())
     logger.info("%s trained weights, %s groups to train on, %s to validate on", f"{trained:,}", len(groups), len(dev))
     if not dev:
         logger.info("no [data.dev]: nothing is measured, and the weights of the last step are kept")
     # What a part does at its first use only, such as checking itself, must not fall into the first step after a resume.
-    engine.run(reranker.parts, [groups[0, 0]], recipe.settings("engine"))
+    with collecting(passed_on=False):
+        engine.run(reranker.parts, [groups[0, 0]], recipe.settings("engine"))
     settings = recipe.settings("engine"), recipe.settings("evaluation")
     trainer = GroupTrainer(module, args, groups, dev, *settings, known, origin)
     outputs.barrier(args)

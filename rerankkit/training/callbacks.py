@@ -18,6 +18,7 @@ from rerankkit.checkpoints import is_complete
 from rerankkit.errors import RunError
 from rerankkit.progress import Bar
 from rerankkit.sampling import EpochSampler
+from rerankkit.warnings import warn
 
 logger = logging.getLogger("rerankkit")
 PATIENCE = 100
@@ -41,7 +42,7 @@ class BeforeEpoch(transformers.TrainerCallback):
         if is_complete(best):
             state.best_model_checkpoint = str(best)  # the folder may have moved since it was written
             return
-        logger.warning("%s, the best so far, is lost: the best of the steps from here on is kept", best)
+        warn("best_checkpoints_lost", str(best))
         state.best_global_step = state.best_metric = state.best_model_checkpoint = None
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:

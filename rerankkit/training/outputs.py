@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import shutil
 import tempfile
@@ -20,8 +19,8 @@ from rerankkit.files import require_free
 from rerankkit.recipe import Recipe, fill
 from rerankkit.reranker import Reranker
 from rerankkit.training.lock import LOCK
+from rerankkit.warnings import warn
 
-logger = logging.getLogger("rerankkit")
 RECIPE = "recipe.cfg"
 REPLACED = "replaced"
 SCRATCH = "groups-"
@@ -85,10 +84,7 @@ def prepare_folder(work: Path, recipe: Recipe, checkpoint: Path | None) -> None:
     elif (work / RECIPE).is_file():
         before = (work / RECIPE).read_text(encoding="utf-8").splitlines()
         if changed := [line for line in text.splitlines() if line not in before]:
-            logger.warning(
-                "the recipe is not the one this training began with, so the result will be neither's: %s",
-                "; ".join(changed[:5]),
-            )
+            warn("recipe_lines_changed", "; ".join(changed[:5]), len(changed))
     (work / RECIPE).write_text(text, encoding="utf-8")
 
 

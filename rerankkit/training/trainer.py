@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,8 +23,8 @@ from rerankkit.protocols import Batch, Group, LateInteraction, Loss, Order
 from rerankkit.sampling import EpochSampler, TrainingGroups
 from rerankkit.settings import Engine, Evaluation
 from rerankkit.training.callbacks import BeforeEpoch
+from rerankkit.warnings import collecting, warn
 
-logger = logging.getLogger("rerankkit")
 WEIGHTS = "trained.safetensors"
 RATES = ("initial_lr", "weight_decay", "betas", "eps", "momentum")
 """What of an optimizer's groups is the recipe's; the rest may be its state."""
@@ -145,6 +144,7 @@ class GroupTrainer(transformers.Trainer):
         self._origin = dict(origin or {})
         self._sampler = EpochSampler(len(train), args.data_seed if args.data_seed is not None else args.seed)
         self._dev, self._settings, self._evaluation = dev, settings, evaluation
+        self._measured = False
         # left to the Trainer, it would delete older checkpoints before the new one is sealed
         self._save_total_limit, args.save_total_limit = args.save_total_limit, None
         super().__init__(
@@ -185,7 +185,9 @@ class GroupTrainer(transformers.Trainer):
         module = self.accelerator.unwrap_model(self.model)
         rank, world = self.args.process_index, self.args.world_size
         module.eval()
-        orders, _ = engine.run(module.parts, list(self._dev)[rank::world], self._settings)
+        with collecting(passed_on=not self._measured):  # each time of the same documents
+            orders, _ = engine.run(module.parts, list(self._dev)[rank::world], self._settings)
+        self._measured = True
         module.train()
         measures = self._evaluation.measures
         found = measure(run_of(self._dev, _gathered(orders, world)), qrels_of(self._dev), measures)
@@ -268,11 +270,7 @@ class GroupTrainer(transformers.Trainer):
         world = self.args.world_size
         name = f"rng_state_{self.args.process_index}.pth" if world > 1 else "rng_state.pth"
         if checkpoint is not None and not (Path(checkpoint) / name).is_file():
-            logger.warning(
-                "%s was not written by %d process(es), so this training will differ from an uninterrupted one",
-                checkpoint,
-                world,
-            )
+            warn("random_states_missing", f"that of process {self.args.process_index} of {world} in {checkpoint}")
         super()._load_rng_state(checkpoint)
 
     def _load_best_model(self) -> None:

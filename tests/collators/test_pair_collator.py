@@ -48,12 +48,12 @@ def test_ids_and_types_are_those_of_the_tokenizers_own_pairs(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("limits", [(20, None, None, 3), (512, 5, 4, 2), (12, 7, None, 8), (9, None, 6, 0)])
-def test_the_document_is_cut_first_then_the_query_to_its_floor(kind: str, limits: Any) -> None:
+def test_on_request_the_document_is_cut_first_then_the_query_to_its_floor(kind: str, limits: Any) -> None:
     words = tiny_encoders.tokenizer(kind)
     longest, document_limit, query_limit, floor = limits
     frame = words.num_special_tokens_to_add(pair=True)
     pairs = [(tiny.sentence(i, 1 + i), tiny.sentence(90 + i, 3 * i)) for i in range(9)]
-    for row, (query, document) in zip(rows(PairCollator(*limits), words, pairs), pairs, strict=True):
+    for row, (query, document) in zip(rows(PairCollator(*limits, "documents_first"), words, pairs), pairs, strict=True):
         first, second = (words(text, add_special_tokens=False)["input_ids"] for text in (query, document))
         kept = first[:query_limit] if query_limit else first
         kept = kept[: longest - frame]
@@ -67,6 +67,33 @@ def test_the_document_is_cut_first_then_the_query_to_its_floor(kind: str, limits
         assert [i for i, role in zip(row.ids, row.roles, strict=True) if role == "fixed"] == fixed
         if row.type_ids is not None:
             assert row.type_ids == [0] * (len(kept) + 2) + [1] * (len(rest) + 1)
+
+
+@pytest.mark.regression
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=100)
+@given(st.integers(0, 40), st.integers(0, 40), st.integers(8, 60))
+def test_what_is_cut_is_what_the_tokenizer_cuts(kind: str, query: int, document: int, length: int) -> None:
+    words = tiny_encoders.tokenizer(kind)
+    pair = tiny.sentence(query, query + 1), tiny.sentence(document + 50, document)
+    (row,) = rows(PairCollator(length), words, [pair])
+    own = words([pair[0]], [pair[1]], truncation="longest_first", max_length=length)
+    assert [row.ids] == own["input_ids"]
+    assert [row.type_ids] == own.get("token_type_ids", [None])
+
+
+@pytest.mark.regression
+@pytest.mark.parametrize("caps", [(12, 5), (None, 7), (30, None)])
+def test_caps_come_before_the_longer_text_is_cut(caps: tuple[int | None, int | None]) -> None:
+    words = tiny_encoders.tokenizer("wordpiece")
+    pairs = [(tiny.sentence(i, 1 + 3 * i), tiny.sentence(90 + i, 40 - 3 * i)) for i in range(12)]
+    for row, texts in zip(rows(PairCollator(24, *caps), words, pairs), pairs, strict=True):
+        document_cap, query_cap = caps
+        short = [
+            words.decode(words(text, add_special_tokens=False)["input_ids"][:cap])
+            for text, cap in zip(texts, (query_cap, document_cap), strict=True)
+        ]
+        assert row.ids == words(*short, truncation="longest_first", max_length=24)["input_ids"]
 
 
 ANY_TEXT = st.one_of(
@@ -102,13 +129,10 @@ def test_a_published_cross_encoders_own_tokenizer(length: int) -> None:
     words = load_tokenizer(str(folder), None, transformers.AutoConfig.from_pretrained(folder))
     pairs = [(query, document) for query in QUERIES for document in [*DOCUMENTS, "x" * 300, "a\u0301 \u00a0b" * 99]]
     for row, (query, document) in zip(rows(PairCollator(length), words, pairs), pairs, strict=True):
-        if row.cut_query:
-            assert query == QUERIES[-1] and length == 32 and "document" not in row.roles
-            continue
-        own = words([query], [document], truncation="only_second", max_length=length)
+        own = words([query], [document], truncation="longest_first", max_length=length)
         assert ([row.ids], [row.type_ids]) == (own["input_ids"], own["token_type_ids"])
         whole = words([query], [document])["input_ids"][0]
-        assert row.cut_document == len(whole) - len(row.ids)
+        assert row.cut_query + row.cut_document == len(whole) - len(row.ids)
 
 
 HOSTILE = st.lists(

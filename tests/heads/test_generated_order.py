@@ -63,6 +63,49 @@ def test_letters_are_read_where_they_stand_alone(answer: str, wanted: str, fault
     assert order(found.scores) == wanted and found.faults == faults
 
 
+MANY = [chr(ord("A") + number) for number in range(12)]
+TWENTY = [str(number + 1) for number in range(20)]
+
+
+@pytest.mark.regression
+@pytest.mark.parametrize(
+    ("answer", "labels", "wanted"),
+    [
+        ("<think>[7] of 20 \u2026</think> [5] > [4]", TWENTY, ["5", "4"]),
+        ("<think>[3]</think> no, <think>[2]</think>[9] > [8]", TWENTY, ["9", "8"]),
+        ("so [7] it is</think>\n[5]", TWENTY, ["5"]),
+        ("[6] > [2] <think>or [3]", TWENTY, ["6", "2"]),
+        ("<think>[7] or [8]", TWENTY, []),
+        ("1. [2]\n2. [1]\n3. [3]", BARE[:3], ["2", "1", "3"]),
+        ("1. [2]\n2. [1]\n3. [3]", NUMBERS[:3], ["2", "1", "3"]),
+        ("1) **[12]**: on cats, 3 facts\n2) **[4]**", TWENTY, ["12", "4"]),
+        ("1. 2\n2. 1\n3. 3", BARE[:3], ["2", "1", "3"]),
+        ("1. Passage 2\n2. Passage 1", BARE, ["2", "1"]),
+        ("Of the 20 passages: 5 > 4 > 3", TWENTY, ["5", "4", "3"]),
+        ("[2, 1, 3]", BARE, ["2", "1", "3"]),
+        ("I would rank B > A", MANY, ["B", "A"]),
+        ("I would put C first, then A and B.", MANY, ["C", "A", "B"]),
+        ("A good order is [B] > [I] > [A]", MANY, ["B", "I", "A"]),
+        ("1. Passage B\n2. Passage A", MANY, ["B", "A"]),
+        ("I", MANY, ["I"]),
+    ],
+)
+def test_only_what_is_written_as_an_answer_counts(answer: str, labels: list[str], wanted: list[str]) -> None:
+    scores = GeneratedOrder().read(answer, labels).scores
+    bare = [label.strip("[]") for label in labels]
+    expected = wanted + [label for label in bare if label not in wanted]
+    assert sorted(bare, key=lambda label: -scores[bare.index(label)]) == expected
+
+
+@pytest.mark.regression
+def test_a_pattern_is_looked_for_behind_the_thinking() -> None:
+    head = GeneratedOrder(pattern=ANSWER)
+    answer = "<think>as in <answer>[1]</answer></think><answer>[3] > [2]</answer>"
+    assert order(head.read(answer, NUMBERS).scores) == "cbad"
+    whole = GeneratedOrder(pattern=r"<think>.*?</think>\s*<answer>(.*?)</answer>")
+    assert order(whole.read("<think>[1]</think> <answer>[4] > [2]</answer>", NUMBERS).scores) == "dbac"
+
+
 @pytest.mark.parametrize(
     ("answer", "labels", "wanted", "faults"),
     [

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from ahead_of_time import SHARED, Compiled, compiled
-from machine_code import hazards
+from machine_code import hazards, instructions
 from rerankkit_kernels import maxsim, maxsim_packed, pair_score, sequence_logprob
 
 pytestmark = [pytest.mark.compiled, pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")]
@@ -72,6 +72,18 @@ def test_maxsim(capability: int, dtype: torch.dtype, nq: int, lq: int, dim: int)
     assert by_document.has("HGMMA" if capability == 90 else "HMMA")
     # documents are copied to shared memory without passing through registers, where rows are long enough for it
     assert dim * dtype.itemsize % 16 or (forward.has("LDGSTS") and kept.has("LDGSTS"))
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [(80, HALF), (90, HALF), (90, SINGLE)])
+def test_winners_of_several_documents_are_read_at_once(capability: int, dtype: torch.dtype) -> None:
+    from rerankkit_kernels.maxsim import triton
+
+    q, d = torch.zeros(4, 32, 128, dtype=dtype), torch.zeros(2, 300, 128, dtype=dtype)
+    train = compiled(training(lambda q, d: maxsim(q, d, backend="triton"), q, d), triton, capability)
+    names = [one.name for one in instructions(train[1].code)[0] if one.name.startswith("LDG.E.")]
+    rows = [place for place, name in enumerate(names) if name == "LDG.E.128"]
+    # 4 loads are the winners of one document, of which a row is read for each
+    assert names[: rows[2]].count("LDG.E.U16") >= 12
 
 
 @pytest.mark.parametrize(("capability", "dtype", "nq", "lq", "dim"), SHAPES[::2])

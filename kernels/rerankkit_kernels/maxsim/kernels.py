@@ -221,7 +221,7 @@ def backward_q(
     else:
         first, last = query * group, (query + 1) * group
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for item in range(first, last):
+    for item in tl.range(first, last, loop_unroll_factor=4):  # several documents' winners are read at once
         pair = item
         if order is not None:
             pair = tl.load(order + item)

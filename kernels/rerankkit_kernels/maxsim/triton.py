@@ -93,7 +93,7 @@ def backward(
     if needs_d:
         order, bounds = _sorted(pair_d, documents)
         # as many programs for a document as an average one has tiles; a longer one gives each of them several
-        blocks = max(1, d.numel() // (dim * documents * TOKENS))
+        blocks = triton.cdiv(d.numel(), dim * documents * TOKENS)
         rows = max(16, min(32 if q.dtype == torch.float32 else 64, triton.next_power_of_2(lq)))
         own = {"order": order, "bounds": bounds, "out": grad_d, "blocks": blocks, "TOKENS": TOKENS, "ROWS": rows}
         if cu_seqlens is not None:
