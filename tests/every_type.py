@@ -20,7 +20,6 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from rerankkit import engine
-from rerankkit.architectures import REFUSED, settle
 from rerankkit.backbones.hf_causal import hf_causal
 from rerankkit.backbones.hf_classifier import hf_classifier
 from rerankkit.backbones.hf_encoder import hf_encoder
@@ -177,6 +176,8 @@ def outcome(kind: str, model_type: str) -> tuple[str, str]:
 
 def _make(kind: str, model_type: str, at: Path) -> None:
     """Write a tiny model with random weights, the padding token's embedding among them."""
+    from rerankkit.architectures import REFUSED
+
     words, made = KINDS[kind].words(), KINDS[kind]
     if model_type not in CONFIG_MAPPING:
         raise Untried("no config of its own")
@@ -263,6 +264,8 @@ def _parts(kind: str, backbone: Any) -> Parts:
 def _hold(kind: str, of: Parts, at: Path) -> None:
     """Hold the scores against a literal forward of each prompt by itself: alone, in batches, in the other order, after
     other work, with and without the shared prefix; and the text that is written against a loop without a cache."""
+    from rerankkit.architectures import settle
+
     config = settle(transformers.AutoConfig.from_pretrained(at))
     plain = KINDS[kind].auto.from_pretrained(at, config=config, dtype=torch.float32).eval()
     query, documents = _texts()
