@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from rerankkit.bm25 import BM25
 from rerankkit.errors import InputError
@@ -197,6 +198,12 @@ def without_own_documents(run: Run, qrels: Qrels) -> Run:
     if own:
         warn("own_documents_left_out", f"{own[0]!r}", len(own))
     return run | {qid: {docid: score for docid, score in run[qid].items() if docid != qid} for qid in own}
+
+
+def leaves_out_own_documents(reader: Mapping[str, Any]) -> bool:
+    """Whether a recipe's reader takes a document of its query's id for the query itself; elsewhere ids such as "1" are
+    alike by coincidence."""
+    return reader.get("ignore_identical_ids", reader.get("@readers") == "beir.v1") is True
 
 
 def candidates_from_bm25(corpus: dict[str, str], queries: dict[str, str], k: int) -> Run:

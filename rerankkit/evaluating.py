@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rerankkit import files
-from rerankkit.collection import without_own_documents
+from rerankkit.collection import leaves_out_own_documents, without_own_documents
 from rerankkit.errors import InputError
 from rerankkit.evaluate import (
     MEASURES,
@@ -182,8 +182,7 @@ def ignores_identical_ids(models: Models, data: Path | None, asked: bool | None)
     if data is not None:
         return (data / "qrels").is_dir()
     recipe = next((model.recipe for model in models.values() if not isinstance(model, Path)), None)
-    section = recipe.get("data.test") if recipe is not None else {}
-    return section.get("@readers") == "beir.v1" and section.get("ignore_identical_ids", True) is True
+    return recipe is not None and leaves_out_own_documents(recipe.get("data.test"))
 
 
 def _mixed(name: str, share: float) -> str:

@@ -121,6 +121,8 @@ def training_arguments(recipe: Recipe, work: Path) -> transformers.TrainingArgum
 def require_steps(args: transformers.TrainingArguments, groups: int) -> None:
     """Refuse, with the numbers, what would take no step, or none with a learning rate above 0.
 
+    A share of one step is made no warm-up.
+
     Args:
         groups: How many groups there are to train on.
     """
@@ -135,6 +137,8 @@ def require_steps(args: transformers.TrainingArguments, groups: int) -> None:
     batches = groups // size // world if dropping else math.ceil(math.ceil(groups / size) / world)
     epoch = math.ceil(batches / args.gradient_accumulation_steps)
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * epoch)
+    if steps == 1 and 0 < args.warmup_steps < 1:  # the Trainer rounds a share of it up, to a step of a rate of 0
+        args.warmup_steps = 0
     optimizer = _optimizer(args)
     if optimizer is None:
         return

@@ -112,6 +112,13 @@ def test_arguments_that_train_nothing(
 
 
 @pytest.mark.regression
+@pytest.mark.parametrize("steps", [{"max_steps": 1}, {**EPOCHS, "per_device_train_batch_size": 15}])
+def test_a_share_of_one_step_is_no_warm_up(tmp_path: Path, steps: dict[str, Any]) -> None:
+    recipe = run.recipe(tmp_path / "recipe", {**SHORT, **steps, "warmup_steps": 0.1}, dev=0)
+    assert not train(recipe, tmp_path / "out").untrained
+
+
+@pytest.mark.regression
 def test_half_precision_of_a_gpu_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = run.recipe(tmp_path / "recipe", {**SHORT, "fp16": True, "use_cpu": True}, dev=0)
     assert "fp16 = true needs a GPU" in refused(recipe, tmp_path / "out", monkeypatch)
