@@ -51,6 +51,8 @@ BOUNDS: dict[str, tuple[float, float, str]] = {
     "dataloader_num_workers": (0, NO_END, "give at least 0"),
     "max_grad_norm": (0, NO_END, "give a number above 0, or 0 to leave gradients as they are"),
     "warmup_steps": (0, NO_END, "give at least 0"),
+    "max_steps": (-1, NO_END, "give how many steps to take, or -1 to train by num_train_epochs"),
+    "weight_decay": (0, NO_END, "weights would grow at each step; give at least 0"),
     "seed": (0, 2**32 - 1, "give a number from 0 to 4294967295 (2**32 - 1)"),
     "data_seed": (0, 2**63 - 1, "give a number from 0 to 2**63 - 1"),
 }

@@ -89,6 +89,8 @@ def test_no_step_because_no_process_has_a_full_batch(groups: int, steps: bool) -
         ({"max_steps": 0}, "max_steps = 0 takes no step"),
         ({**EPOCHS, "num_train_epochs": 0.0}, "num_train_epochs = 0"),
         ({**EPOCHS, "num_train_epochs": -1.0}, "num_train_epochs = -1"),
+        ({"max_steps": -5}, "max_steps = -5 cannot be: give how many steps to take"),
+        ({"weight_decay": -0.1}, "weight_decay = -0.1 cannot be: weights would grow"),
         ({"learning_rate": 0.0}, "no weight would move"),
         ({"learning_rate": -1e-3}, "no weight would move"),
         ({"max_steps": 1, "warmup_steps": 5}, "no step with a learning rate above 0"),
