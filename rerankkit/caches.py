@@ -18,14 +18,15 @@ def per_tokenizer(function: Callable[..., T]) -> Callable[..., T]:
     """Keep what a function makes of a tokenizer and other arguments, while the tokenizer lives.
 
     The result must not hold the tokenizer, which would then live for ever. A tokenizer that was given another chat
-    template or more tokens in the meantime is looked at anew.
+    template, more tokens, or other tokens and types around texts in the meantime is looked at anew.
     """
     results: weakref.WeakKeyDictionary[Any, dict[Hashable, T]] = weakref.WeakKeyDictionary()
     lock = threading.Lock()
 
     @functools.wraps(function)
     def remembered(tokenizer: Any, *given: Hashable) -> T:
-        key = str(tokenizer.chat_template), len(tokenizer), given
+        around = tokenizer.num_special_tokens_to_add(False), tokenizer.num_special_tokens_to_add(True)
+        key = str(tokenizer.chat_template), len(tokenizer), tuple(tokenizer.model_input_names), around, given
         with lock:
             own = results.setdefault(tokenizer, {})
             if key in own:

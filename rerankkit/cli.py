@@ -11,6 +11,7 @@ import logging
 import re
 import sys
 import traceback
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -59,6 +60,7 @@ def main() -> None:
         rest, overrides = _split([argument for argument in arguments if argument != "--debug"])
         if overrides and rest[:1] and rest[0] in ("list", "find", "doctor"):
             raise InputError(f"{overrides[0]} belongs to a recipe, and {rest[0]} reads none")
+        _require_values(rest)
         forget()
         with collecting():
             app(rest, prog_name="rerankkit", obj=overrides)
@@ -158,7 +160,7 @@ def rank(
         groups = ranking.in_order(groups, first_stage_order, seed)
         reranker = _load(model, overrides, code, trust_code)
         ranking.rank_into(output, reranker, groups, interpolate, tag, cache, costs, ranking.in_passages(passages))
-        _done(f"wrote {output}", err=files.is_standard_output(output))
+        _done(f"wrote {output}", err=any(map(files.is_standard_output, (output, costs))))
 
 
 @app.command()
@@ -191,6 +193,7 @@ def evaluate(
     if files.is_standard_output(output):
         raise InputError(f"--output {output}: the comparison is printed there; give the name of a file")
     given = evaluating.read_groups(data, split, top, run, limit, ignore_identical_ids is not False) if data else None
+    evaluating.require_used(context.params, context.get_parameter_source, given)
     models = {
         name: Path(system) if evaluating.is_run(system) else _load(system, overrides, code, trust_code)
         for name, system in zip(names, systems, strict=True)
@@ -331,6 +334,15 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
         if match.group(1) is None and rest and not rest[-1].startswith("--"):
             overrides.append(rest.pop())
     return own, overrides
+
+
+def _require_values(arguments: list[str]) -> None:
+    """Refuse an empty argument: a shell's variable that is not set would name the folder at hand, or nothing."""
+    for before, argument in pairwise(["", *arguments]):
+        option, sign, value = argument.partition("=")
+        if not argument or (option.startswith("--") and sign and not value):
+            name = option or (before if before.startswith("--") else "an argument")
+            raise InputError(f"{name} is empty; give it a value (is a variable of the shell not set?), or leave it out")
 
 
 def _load_code(files: list[str] | None) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from rerankkit.bm25 import BM25
 from rerankkit.errors import InputError
@@ -95,6 +96,8 @@ def read_queries(path: str | Path, keys: Mapping[str, str] | None = None) -> dic
         keys: What the lines call the query's "id" and "text", where that is something else.
     """
     keys = keys or {}
+    if "title" in keys:
+        raise InputError(f"{path}: a query has no title that is read; name its id and text, such as id=qid,text=title")
     queries: dict[str, str] = {}
     lines: dict[str, int] = {}
     for line in query_lines(path):
@@ -120,16 +123,20 @@ def read_corpus(
     keys = keys or {}
     corpus: dict[str, str] = {}
     seen: dict[str, int] = {}  # line and fingerprint of each document, kept or not
+    titled = "title" not in keys
     for line in document_lines(path):
         docid = line.filled_text(_doc_id_key(line, keys))
         key = line.first_key([keys["text"]], "document text") if "text" in keys else line.text_key("document text")
         text = line.titled_text(key, keys.get("title", "title"))
+        titled = titled or keys["title"] in line.data
         here = line.number << 64 | fingerprint(text)
         if (before := seen.setdefault(docid, here)) != here:
             said = f"{line.place}: document id {docid!r} was given before, in line {before >> 64}"
             require_same(before & _FINGERPRINT, here & _FINGERPRINT, said)
         if only is None or docid in only:
             corpus[docid] = text
+    if not titled:
+        raise InputError(f'{path}: no line has "{keys["title"]}", which was named as the title; correct it')
     return corpus
 
 
@@ -154,6 +161,8 @@ def parse_keys(text: str | None, option: str) -> dict[str, str]:
     """
     pairs = [pair.partition("=") for pair in (text or "").split(",") if pair.strip()]
     keys = {part.strip(): key.strip() for part, _, key in pairs}
+    if len(keys) < len(pairs):
+        raise InputError(f"{option} {text}: one part is named twice; give each of {', '.join(KEYS)} once")
     return require_keys(keys, f"{option} {text}")
 
 
@@ -197,6 +206,12 @@ def without_own_documents(run: Run, qrels: Qrels) -> Run:
     if own:
         warn("own_documents_left_out", f"{own[0]!r}", len(own))
     return run | {qid: {docid: score for docid, score in run[qid].items() if docid != qid} for qid in own}
+
+
+def leaves_out_own_documents(reader: Mapping[str, Any]) -> bool:
+    """Whether a recipe's reader takes a document of its query's id for the query itself; elsewhere ids such as "1" are
+    alike by coincidence."""
+    return reader.get("ignore_identical_ids", reader.get("@readers") == "beir.v1") is True
 
 
 def candidates_from_bm25(corpus: dict[str, str], queries: dict[str, str], k: int) -> Run:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rerankkit import files
-from rerankkit.collection import without_own_documents
+from rerankkit.collection import leaves_out_own_documents, without_own_documents
 from rerankkit.errors import InputError
 from rerankkit.evaluate import (
     MEASURES,
@@ -36,6 +36,8 @@ from rerankkit.warnings import Mode, collecting_as
 logger = logging.getLogger("rerankkit")
 MODEL_FILES = ("config.json", "origin.json", "modules.json", "adapter_config.json")
 """What tells that a folder is a model."""
+FIRST_STAGE = {"split": "split", "top": "candidates", "run": "run", "ignore_identical_ids": "ignore_identical_ids"}
+"""The options of a first stage, and what the reader of BEIR folders calls them."""
 Models = dict[str, Any]
 """What is compared, by its name in the table: rerankers, and the paths of TREC runs."""
 
@@ -107,6 +109,33 @@ def read_groups(
     else:
         found = registry.readers.get("jsonl.v1")(path=str(data), limit=limit)
     return prepare(list(found))
+
+
+def require_used(options: Mapping[str, Any], source: Callable[[str], Any], groups: Sequence[Group] | None) -> None:
+    """Refuse options of a first stage where none is made: the recipe's test data and groups in JSONL bring theirs.
+
+    Args:
+        options: What the command was given, by the options' names.
+        source: Says where an option's value is from.
+        groups: What was read of --data.
+    """
+    places = {name: source(name) for name in FIRST_STAGE}
+    given = [name for name, place in places.items() if place is not None and place.name == "COMMANDLINE"]
+    data, top = options["data"], options["top"]
+    if groups is None and given:
+        raise InputError(
+            f"--{given[0].replace('_', '-')} is for --data; without it the recipe's [data.test] is read, which says "
+            f"the same by --data.test.{FIRST_STAGE[given[0]]}"
+        )
+    if groups is None or (data / "qrels").is_dir():
+        return
+    if "split" in given:
+        raise InputError(f"--split {options['split']}: {data} is no BEIR folder; give the file of that split as --data")
+    if "top" in given and (longer := [group for group in groups if len(group.docs) > top]):
+        raise InputError(
+            f"--top {top}: {len(longer)} queries of {data}, such as {longer[0].query[:60]!r}, bring more candidates, "
+            "which no first stage has ranked; leave --top out, or candidates there"
+        )
 
 
 def own_groups(models: Models, limit: int | None) -> list[Group]:
@@ -182,8 +211,7 @@ def ignores_identical_ids(models: Models, data: Path | None, asked: bool | None)
     if data is not None:
         return (data / "qrels").is_dir()
     recipe = next((model.recipe for model in models.values() if not isinstance(model, Path)), None)
-    section = recipe.get("data.test") if recipe is not None else {}
-    return section.get("@readers") == "beir.v1" and section.get("ignore_identical_ids", True) is True
+    return recipe is not None and leaves_out_own_documents(recipe.get("data.test"))
 
 
 def _mixed(name: str, share: float) -> str:

@@ -10,6 +10,7 @@ import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from collections.abc import KeysView as Keys
+from os import PathLike
 from typing import Any, NamedTuple
 
 from rerankkit.errors import InputError
@@ -159,6 +160,20 @@ def document_of(value: Any, what: str) -> str:
 def documents_of(values: Sequence[Any], group: str) -> list[str]:
     """The documents of a group as plain texts."""
     return [document_of(value, f"document {position} of group {group}") for position, value in enumerate(values)]
+
+
+def name_of(value: Any, what: str) -> Any:
+    """What names a model or a recipe: a text or a path."""
+    if not isinstance(value, str | PathLike):
+        raise InputError(f"{what} must be a name or a path; got {value!r:.120}")
+    return value
+
+
+def overrides_of(value: Any) -> dict[str, Any]:
+    """Overrides of a recipe's values by their dotted names; None is none."""
+    if value is not None and not isinstance(value, Mapping):
+        raise InputError(f'overrides must be a dict such as {{"model.backbone.dtype": "bf16"}}; got {value!r:.120}')
+    return dict(value or {})
 
 
 def top_of(top_k: int | None) -> int | None:

@@ -172,6 +172,8 @@ def text_lines(path: str | Path, file: BinaryIO | None = None) -> Iterator[tuple
                         f"{path}:{number}: byte {error.start + 1} of the line (0x{raw[error.start]:02x}) is not UTF-8; "
                         "save the file as UTF-8"
                     ) from None
+                if number == 1 and "\0" in text[:2]:
+                    raise InputError(f"{path}:1: every second byte is 0, as in UTF-16; save the file as UTF-8")
                 if text.startswith("\ufeff"):
                     if number > 1:
                         raise InputError(f"{path}:{number}: a byte-order mark inside the file; remove it")

@@ -202,11 +202,12 @@ def rank_into(
         kept: A file of answers that stays; else one beside the output, which goes when the run is there.
         costs: A file for what each query cost.
     """
+    files.require_place(output)
     path = kept
     if kept is None and not files.is_stream(output):  # beside a pipe or a device there is no place for answers
         path = output.with_name(f"{output.name}.answers")
     require_apart({"cache": path, "costs": costs})
-    for file in (output, path, costs):
+    for file in (path, costs):
         files.require_place(file)
     before = 0
     try:

@@ -11,6 +11,7 @@ from rerankkit import files
 from rerankkit.checking import PARTS, SETTINGS, Checker, Purpose, component_keys
 from rerankkit.errors import InputError, RunError
 from rerankkit.filling import Writer
+from rerankkit.inputs import name_of, overrides_of
 from rerankkit.problems import COMMAND_LINE, Place, Problem, RecipeError, report
 from rerankkit.protocols import Group
 from rerankkit.reading import Section, Sections
@@ -99,9 +100,9 @@ def load_recipe(path: str | Path, overrides: Mapping[str, Any] | None = None, pu
 
 def read(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe without checking it; only a file that cannot be read at all is refused."""
-    path = find_recipe(path)
+    path = find_recipe(name_of(path, "a recipe"))
     sections = read_chain(path)
-    override(sections, overrides or {})
+    override(sections, overrides_of(overrides))
     return Recipe(path, evaluate(sections), sections)
 
 

@@ -22,6 +22,8 @@ from rerankkit.inputs import (
     document_of,
     documents_of,
     listed,
+    name_of,
+    overrides_of,
     query_of,
     top_of,
 )
@@ -96,9 +98,10 @@ class Reranker:
             model: A folder, a hub id, or `embedded:NAME`.
             trust_code: Run the Python code that was saved with the model. Read it first.
         """
+        overrides = overrides_of(overrides)
         with collecting_as(warnings):
-            if saving.is_saved(Path(model)):
-                reranker = saving.load(cls, Path(model), overrides or {}, trust_code)
+            if saving.is_saved(Path(name_of(model, "a model"))):
+                reranker = saving.load(cls, Path(model), overrides, trust_code)
             else:
                 reranker = cls.from_recipe(published_recipe(str(model), overrides))
             reranker.warnings = warnings
@@ -203,10 +206,11 @@ class Reranker:
                 cut = [passages.cut(group, self.parts.backbone.tokenizer) for group in asked]
                 asked, owners = [group for group, _ in cut], [owner for _, owner in cut]
             of_passages = passages is not None
-            orders, self.bill = engine.run(self.parts, asked, self.settings, finished, answers, answered, of_passages)
+            orders, bill = engine.run(self.parts, asked, self.settings, finished, answers, answered, of_passages)
             if passages is not None:
                 orders = [by_best_passage(order, owner) for order, owner in zip(orders, owners, strict=True)]
-            self.costs.warnings = dict(counted.counts)
+            bill.total.warnings = dict(counted.counts)
+            self.bill = bill
         return [
             [Ranked(position, score, group.docs[position]) for position, score in order[:top_k]]
             for group, order in zip(given, orders, strict=True)
@@ -243,14 +247,15 @@ class Reranker:
                     "this reranker compares documents with one another, so a pair has no score of its own; use rank or "
                     "rank_groups"
                 )
-            self.bill, start = Bill.blank(len(groups)), time.perf_counter()
+            bill, start = Bill.blank(len(groups)), time.perf_counter()  # of this call: other threads have theirs
             place = {query: i for i, query in enumerate(groups)}
             queries = [place[ask.group.query] for ask in asks]
-            scores = [score for (score,) in Scoring(self.parts, self.settings, self.bill).score(asks, queries)]
-            self.costs.seconds = time.perf_counter() - start
-            for costs in (self.costs, *self.bill.queries) if asks else ():
+            scores = [score for (score,) in Scoring(self.parts, self.settings, bill).score(asks, queries)]
+            bill.total.seconds = time.perf_counter() - start
+            for costs in (bill.total, *bill.queries) if asks else ():
                 costs.depth = 1
-            self.costs.warnings = dict(counted.counts)
+            bill.total.warnings = dict(counted.counts)
+            self.bill = bill
         if scaled is not None:
             return scaled.normalized(scores)
         return torch.tensor(scores, dtype=torch.float64).sigmoid().tolist() if normalize else scores

@@ -16,6 +16,7 @@ from typing import get_args, get_type_hints
 import numpy as np
 import torch
 
+from rerankkit.collection import leaves_out_own_documents
 from rerankkit.errors import InputError
 from rerankkit.fingerprints import Table, fingerprint
 from rerankkit.protocols import Group, Loss
@@ -45,11 +46,15 @@ class TrainingGroups(torch.utils.data.Dataset[Group]):
     the positive, whatever its score. The given groups are read once at the start and one at a time afterwards; what is
     held of them takes some hundred bytes for each positive. `alike` says that in no group two documents would have
     different labels.
+
+    Args:
+        own_ids: A document of a query's id is the query itself, so it is never taken for irrelevant to it.
     """
 
-    def __init__(self, groups: Sequence[Group], sampling: Sampling, seed: int) -> None:
+    def __init__(self, groups: Sequence[Group], sampling: Sampling, seed: int, own_ids: bool = False) -> None:
         _require_sensible(sampling)
         self._groups, self.sampling, self._seed = groups, sampling, seed
+        self._own_ids = own_ids
         self._elsewhere = sampling.random_negatives > 0 or sampling.in_batch_negatives
         group_of, position_of, first_of = array("q"), array("q"), array("q")
         self._relevant_texts, self._relevant_ids, texts_of_ids = Table(), Table(), Table()
@@ -126,7 +131,7 @@ class TrainingGroups(torch.utils.data.Dataset[Group]):
     def known_positives(self, group: Group) -> KnownPositives:
         """What any of the data says to be relevant for the query of a group, by the query's text or by its id."""
         queries = _queries(group)
-        own = {fingerprint(group.qid)} if group.qid else ()  # a document of the query's own id is the query itself
+        own = {fingerprint(group.qid)} if self._own_ids and group.qid else ()
         return KnownPositives(
             frozenset(own).union(*(self._relevant_ids[query] for query in queries)),
             frozenset().union(*(self._relevant_texts[query] for query in queries)),
@@ -195,9 +200,9 @@ class EpochSampler(torch.utils.data.Sampler[tuple[int, int]]):
 def training_groups(recipe: Recipe, groups: Sequence[Group], seed: int) -> TrainingGroups:
     """The groups that a recipe trains on, drawn from those that its reader gives by a seed."""
     sampling = recipe.settings("sampling")
-    if sampling.grades == "auto" and not _tells_grades(build(recipe, "loss")):
-        sampling = replace(sampling, grades="one")
-    return TrainingGroups(groups, sampling, seed)
+    if sampling.grades == "auto":
+        sampling = replace(sampling, grades="several" if _tells_grades(build(recipe, "loss")) else "one")
+    return TrainingGroups(groups, sampling, seed, leaves_out_own_documents(recipe.get("data.train")))
 
 
 def _tells_grades(loss: Loss) -> bool:

@@ -89,6 +89,11 @@ class ScoreCache:
         except InputError:
             raise
         except sqlite3.OperationalError as error:
+            if not self.path.exists():
+                raise RunError(
+                    f"the score cache {self.path} was removed while it was used, as by another process that wrote the "
+                    "same output; give each process an output of its own, or one cache that stays (--cache)"
+                ) from error
             raise RunError(
                 f"the score cache {self.path} cannot be used ({error}); is the disk full, the file read-only, or held "
                 "by another process?"

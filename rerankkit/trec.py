@@ -167,12 +167,14 @@ def read_qrels(path: str | Path) -> Qrels:
                 f"but found {len(fields)}: {_cut(text)}"
             )
         qid, docid, grade = fields[0], fields[-2], fields[-1].strip()
-        if not re.fullmatch(r"[+-]?[0-9]{1,9}", grade):
+        if not re.fullmatch(r"[+-]?[0-9]{1,9}(\.0+)?", grade):  # a table with a gap in it was saved with 1.0 for 1
             raise InputError(f"{place}: the grade must be a whole number, but it is {grade!r}")
         documents = qrels.setdefault(qid, {})
         if docid in documents:
-            require_same(documents[docid], int(grade), f"{place}: query {qid!r} has document {docid!r} a second time")
-        documents[docid] = int(grade)
+            require_same(
+                documents[docid], int(float(grade)), f"{place}: query {qid!r} has document {docid!r} a second time"
+            )
+        documents[docid] = int(float(grade))
     if not qrels:
         raise InputError(f"{path}: no judgement in this file")
     return qrels

@@ -250,3 +250,19 @@ def test_a_warning_is_an_error_where_that_is_asked_for(shell: Shell, tmp_path: P
         code, out, err = shell(*given)
         assert code == 0 and out == f"wrote {tmp_path / 'out.trec'} (1 query left out)\n"
         assert err.startswith("warning: 1 query left out, such as query 'q2'") and len(err.splitlines()) == 1
+
+
+@pytest.mark.regression
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (("rank", SHIPPED, "--queries", "q", "--docs", "", "--output", "o"), "--docs"),
+        (("rank", SHIPPED, "--queries", "q", "--docs=", "--output", "o"), "--docs"),
+        (("evaluate", SHIPPED, "--measures", ""), "--measures"),
+        (("check", ""), "an argument"),
+    ],
+)
+def test_an_empty_argument_is_no_folder_and_no_default(shell: Shell, arguments: tuple[str, ...], name: str) -> None:
+    code, out, err = shell(*arguments)
+    assert (code, out) == (2, "") and err.startswith(f"error: {name} is empty; give it a value")
+    assert shell("check", SHIPPED, "--model.formatter.template", "")[2].startswith("command line")  # the recipe's own

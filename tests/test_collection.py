@@ -212,3 +212,18 @@ def test_a_null_is_called_null(tmp_path: Path) -> None:
     good = {"query": "q", "document": "d", "label": 1}
     with pytest.raises(InputError, match='data.jsonl:2: "label" is null, which counts as absent'):
         list(Jsonl(str(write(tmp_path / "data.jsonl", good, rows["label"]))))
+
+
+@pytest.mark.regression
+def test_keys_that_say_nothing_are_refused(tmp_path: Path) -> None:
+    from rerankkit.collection import parse_keys
+
+    docs = write(tmp_path / "d", {"id": "1", "heading": "H", "text": "x"})
+    with pytest.raises(InputError, match='d: no line has "headings", which was named as the title'):
+        read_corpus(docs, keys={"title": "headings"})
+    two = write(tmp_path / "two", {"id": "1", "heading": "H", "text": "x"}, {"id": "2", "text": "y"})
+    assert read_corpus(two, keys={"title": "heading"}) == {"1": "H x", "2": "y"}
+    with pytest.raises(InputError, match="a query has no title that is read"):
+        read_queries(docs, {"title": "text"})
+    with pytest.raises(InputError, match="id=a,id=b: one part is named twice"):
+        parse_keys("id=a,id=b", "--docs-keys")

@@ -94,3 +94,22 @@ def test_a_file_of_a_model_is_no_model(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "origin.json").write_text("{}")
     code, _, err = shell("rank", tmp_path / "recipe.cfg", "--query", "q")
     assert code == 2 and f"is a file of a model; give its folder, {tmp_path}" in err
+
+
+@pytest.mark.regression
+@pytest.mark.parametrize("option", ["--top 5", "--split dev", "--run first.trec", "--no-ignore-identical-ids"])
+def test_options_of_a_first_stage_that_nothing_reads(shell: Shell, option: str) -> None:
+    name = option.split()[0].replace("--no-", "--")
+    code, out, err = shell("evaluate", "cross_encoder", *option.split())
+    assert (code, out) == (2, "") and err.startswith(f"error: {name} is for --data; without it the recipe's")
+
+
+@pytest.mark.regression
+def test_groups_in_jsonl_have_no_split_and_are_not_cut(shell: Shell, tmp_path: Path) -> None:
+    run, data = tmp_path / "run.trec", tmp_path / "groups.jsonl"
+    data.write_text('{"query": "q", "qid": "1", "docs": ["a", "b"], "doc_ids": ["x", "y"], "labels": [0, 1]}\n')
+    run.write_text("1 Q0 y 1 2 t\n1 Q0 x 2 1 t\n")
+    said = shell("evaluate", run, "--data", data, "--top", "1")
+    assert said[0] == 2 and "--top 1: 1 queries of" in said[2] and "bring more candidates" in said[2]
+    assert shell("evaluate", run, "--data", data, "--split", "dev")[2].startswith("error: --split dev:")
+    assert [shell("evaluate", run, "--data", data, *top)[0] for top in ((), ("--top", "2"))] == [0, 0]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerankkit.errors import InputError
-from rerankkit.jsonl_lines import read_lines
+from rerankkit.jsonl_lines import read_lines, text_lines
 
 GOOD = b'{"a": "1"}\n'
 
@@ -97,3 +97,12 @@ def test_text_that_looks_like_something_else_stays_text(tmp_path: Path) -> None:
     path.write_text('{"a": "2024-01-01", "b": "007", "c": "1e3", "d": "x\\u2028y\\u0000"}\n')
     (line,) = read_lines(path)
     assert [line.text(key) for key in "abcd"] == ["2024-01-01", "007", "1e3", "x\u2028y\0"]
+
+
+@pytest.mark.regression
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_mark_is_named(encoding: str, tmp_path: Path) -> None:
+    for text in ('{"_id": "1", "text": "x"}\n', "1\tx\n"):
+        (tmp_path / "q").write_bytes(text.encode(encoding))
+        with pytest.raises(InputError, match="q:1: every second byte is 0, as in UTF-16; save the file as UTF-8"):
+            list(text_lines(tmp_path / "q"))

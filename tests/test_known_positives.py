@@ -1,11 +1,13 @@
 """What is known to be relevant to a query, anywhere in the training data, is never taken for irrelevant."""
 
 import logging
+from pathlib import Path
 
 import pytest
 
 from rerankkit.protocols import Group
-from rerankkit.sampling import TrainingGroups
+from rerankkit.recipe import load_recipe
+from rerankkit.sampling import TrainingGroups, training_groups
 from rerankkit.settings import Sampling
 
 
@@ -53,3 +55,25 @@ def test_rows_of_one_query_id_know_of_each_other() -> None:
     data = TrainingGroups(given, Sampling(group_size=2), seed=0)
     for group in given:
         assert [text for text in "abn" if data.known_positives(group).covers(text)] == ["a", "b"]
+
+
+@pytest.mark.regression
+def test_a_document_of_the_querys_id_is_the_query_only_where_the_reader_says_so(tmp_path: Path) -> None:
+    given = [
+        Group(f"query {i}", [f"yes {i}", f"no {i}"], [1, 0], qid=str(i), doc_ids=[f"{1 - i}", "9"]) for i in (0, 1)
+    ]
+    sampling = Sampling(group_size=3, random_negatives=1)
+    apart, same = TrainingGroups(given, sampling, 0), TrainingGroups(given, sampling, 0, own_ids=True)
+    assert "yes 1" in apart[0, 0].docs and "yes 1" not in same[0, 0].docs
+    recipe = tmp_path / "recipe.cfg"
+    for reader, own in (
+        ('"jsonl.v1"\npath = "x"', False),
+        ('"beir.v1"\npath = "x"', True),
+        ('"beir.v1"\npath = "x"\nignore_identical_ids = false', False),
+    ):
+        recipe.write_text(
+            f'[recipe]\nextends = "colbert"\n[data.train]\n@readers = {reader}\n'
+            "[sampling]\nrandom_negatives = 1\nin_batch_negatives = false\n"
+        )
+        known = training_groups(load_recipe(recipe), given, 0).known_positives(given[0])
+        assert known.covers("?", "0") is own

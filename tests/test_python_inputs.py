@@ -307,3 +307,38 @@ def test_the_documents_of_test_data_without_ids_are_all_there(tmp_path: Path) ->
     own = Reranker.from_recipe(tiny.recipe(tmp_path / "r.cfg", extra=extra))
     (group,) = ranking.own_group("file", 10, own)
     assert sorted(group.docs) == ["file four", "file one", "file three", "file two"]
+
+
+@pytest.mark.regression
+def test_a_name_that_is_none_and_overrides_that_are_none_are_refused(tmp_path: Path) -> None:
+    for wrong in (None, 5, ["a"]):
+        with pytest.raises(InputError, match="a recipe must be a name or a path; got"):
+            Reranker.from_recipe(wrong)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match="a model must be a name or a path; got"):
+            Reranker.from_pretrained(wrong)  # type: ignore[arg-type]
+    recipe = tiny.recipe(tmp_path / "r.cfg")
+    for load in (Reranker.from_recipe, Reranker.from_pretrained):
+        with pytest.raises(InputError, match="overrides must be a dict such as"):
+            load(recipe, "model.backbone.dtype=bf16")  # type: ignore[operator]
+
+
+@pytest.mark.regression
+@pytest.mark.parametrize("warned", [False, True])
+def test_a_call_in_another_thread_has_a_bill_of_its_own(warned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import rerankkit.reranker as module
+    from rerankkit.bill import Bill
+
+    ranker = Reranker(tiny.parts())
+    pairs = [[f"open a file {number}", "a cat " * (4000 * warned)] for number in range(3)]
+    alone = ranker.compute_score(pairs)
+
+    class Meanwhile(module.Scoring):
+        def score(self, *given: Any) -> Any:
+            other = threading.Thread(target=setattr, args=(ranker, "bill", Bill.blank(0)))
+            other.start()
+            other.join()
+            return super().score(*given)
+
+    monkeypatch.setattr(module, "Scoring", Meanwhile)
+    assert ranker.compute_score(pairs) == alone
+    assert len(ranker.bill.queries) == 3 and ranker.costs.warnings == ({"documents_cut": 3} if warned else {})

@@ -336,3 +336,15 @@ def test_keys_on_the_command_line(shell: Shell, tmp_path: Path) -> None:
     assert list(read_run(tmp_path / "out")) == ["q"]
     code, _, err = shell("rank", recipe, *files, "--docs-keys", "abstract")
     assert code == 2 and '"abstract" cannot be named; expected such as id=docid' in err
+
+
+@pytest.mark.regression
+def test_costs_on_standard_output_stand_there_alone(shell: Shell, data: Path) -> None:
+    found = shell(*FILES, "--output", "out.trec", "--costs", "-")
+    assert found[:2] == (0, "") and found[2].endswith("wrote out.trec\n")  # the costs go straight to the descriptor
+
+
+@pytest.mark.regression
+@pytest.mark.parametrize("output", [".", "..", "/"])
+def test_a_folder_is_no_output(shell: Shell, data: Path, output: str) -> None:
+    assert shell(*FILES, "--output", output)[::2] == (2, f"error: {output} is a folder; give the name of a file\n")

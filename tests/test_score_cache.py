@@ -241,3 +241,12 @@ def test_other_files_and_folders_are_refused(tmp_path: Path) -> None:
     assert "delete" not in str(refused.value)
     with pytest.raises(InputError, match="there is no folder .*nowhere to keep a score cache in"):
         ScoreCache(tmp_path / "nowhere" / "scores.sqlite")
+
+
+@pytest.mark.regression
+def test_a_cache_that_another_process_removed_is_said_to_be_gone(tmp_path: Path) -> None:
+    cache = ScoreCache(tmp_path / "c")
+    (tmp_path / "c").unlink()
+    with pytest.raises(RunError, match="was removed while it was used, as by another process that wrote the same"):
+        cache.keep([b"key"], [Reading([1.0], {})])
+    cache.close()

@@ -22,6 +22,11 @@ from rerankkit.training.requirements import LIKELIHOOD
 from rerankkit.training.trainer import GroupTrainer
 
 KINDS = ["classifier", "linear", "colbert"]
+LOSSES = [
+    name
+    for name in registry.losses.names()
+    if name != LIKELIHOOD and registry.origin("losses", name).package == "rerankkit"
+]
 SHORT: dict[str, Any] = {"max_steps": 2, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
 IN_BATCH = "in_batch_negatives = true"
 
@@ -224,7 +229,7 @@ def test_the_best_checkpoint_is_what_is_kept(
 
 
 @pytest.mark.parametrize("kind", ["classifier", pytest.param("colbert", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("loss", [name for name in registry.losses.names() if name != LIKELIHOOD])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_trains_every_kind(kind: str, loss: str, tmp_path: Path, seen: list[GroupTrainer]) -> None:
     path = recipe(tmp_path, kind, {**SHORT, "score_chunk": 3})
     path.write_text(path.read_text().replace("softmax_cross_entropy.v1", loss))
@@ -267,7 +272,8 @@ POSITIVES = '{"query": "open a file", "positive": ["a good one"]}\n{"query": "so
 def test_data_without_any_negative_trains_only_what_can_learn_from_it(
     kind: str, loss: str, sampling: str, batch: int, learns: bool, tmp_path: Path, seen: list[GroupTrainer]
 ) -> None:
-    settings = {**SHORT, "max_steps": 1, "per_device_train_batch_size": batch, "gradient_accumulation_steps": 1}
+    settings = {**SHORT, "max_steps": 1, "warmup_steps": 0, "per_device_train_batch_size": batch}
+    settings["gradient_accumulation_steps"] = 1
     path = recipe(tmp_path, kind, settings, sampling=sampling)
     path.write_text(path.read_text().replace("softmax_cross_entropy.v1", loss))
     (tmp_path / "train.jsonl").write_text(POSITIVES)

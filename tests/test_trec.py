@@ -207,3 +207,9 @@ def test_ranks_that_contradict_the_scores_are_warned_of(
         run = read_run(tmp_path / "run")
     assert ("1 query with ranks that contradict the scores, which count, such as query 'q' of" in caplog.text) == warns
     assert [list(scores) for scores in run.values()] == [best_first(scores) for scores in run.values()]
+
+
+@pytest.mark.regression
+def test_whole_grades_may_be_written_with_a_point(tmp_path: Path) -> None:
+    (tmp_path / "qrels").write_text("1 0 a 2.0\n1 0 b 0.00\n1 0 c -1.0\n1 0 a 2\n")
+    assert read_qrels(tmp_path / "qrels") == {"1": {"a": 2, "b": 0, "c": -1}}

@@ -51,6 +51,8 @@ BOUNDS: dict[str, tuple[float, float, str]] = {
     "dataloader_num_workers": (0, NO_END, "give at least 0"),
     "max_grad_norm": (0, NO_END, "give a number above 0, or 0 to leave gradients as they are"),
     "warmup_steps": (0, NO_END, "give at least 0"),
+    "max_steps": (-1, NO_END, "give how many steps to take, or -1 to train by num_train_epochs"),
+    "weight_decay": (0, NO_END, "weights would grow at each step; give at least 0"),
     "seed": (0, 2**32 - 1, "give a number from 0 to 4294967295 (2**32 - 1)"),
     "data_seed": (0, 2**63 - 1, "give a number from 0 to 2**63 - 1"),
 }
@@ -121,6 +123,8 @@ def training_arguments(recipe: Recipe, work: Path) -> transformers.TrainingArgum
 def require_steps(args: transformers.TrainingArguments, groups: int) -> None:
     """Refuse, with the numbers, what would take no step, or none with a learning rate above 0.
 
+    A share of one step is made no warm-up.
+
     Args:
         groups: How many groups there are to train on.
     """
@@ -135,6 +139,8 @@ def require_steps(args: transformers.TrainingArguments, groups: int) -> None:
     batches = groups // size // world if dropping else math.ceil(math.ceil(groups / size) / world)
     epoch = math.ceil(batches / args.gradient_accumulation_steps)
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * epoch)
+    if steps == 1 and 0 < args.warmup_steps < 1:  # the Trainer rounds a share of it up, to a step of a rate of 0
+        args.warmup_steps = 0
     optimizer = _optimizer(args)
     if optimizer is None:
         return

@@ -63,16 +63,13 @@ def test_scores_are_the_logits_of_transformers_whatever_the_batch(architecture: 
     torch.testing.assert_close(turned, expected, atol=tolerance, rtol=0)
 
 
+@pytest.mark.regression
 def test_token_types_count() -> None:
     folder = tiny_encoders.classifier("bert")
     model = reranker(folder)
     typed = model.compute_score(PAIRS)
     model.parts.backbone.tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    from rerankkit.frames import frame_of
-
-    frame_of.cache_clear()
     assert max(abs(a - b) for a, b in zip(typed, model.compute_score(PAIRS), strict=True)) > 1e-3
-    frame_of.cache_clear()
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "modernbert", "llama", "llama_without_pad"])

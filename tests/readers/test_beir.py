@@ -129,7 +129,7 @@ def test_nor_is_it_a_negative_of_its_query(arguana: Path) -> None:
 
     (group,) = Beir(str(arguana), "test")
     other = Group("who?", [ARGUMENTS["a1"]], [1.0], qid="q2", doc_ids=["a1"])  # it answers another query
-    groups = TrainingGroups([group, other], Sampling(group_size=3, random_negatives=1), 0)
+    groups = TrainingGroups([group, other], Sampling(group_size=3, random_negatives=1), 0, own_ids=True)
     assert all("a1" not in (groups[epoch, 0].doc_ids or []) for epoch in range(20))
     assert groups.known_positives(group).covers("", "a1")
 

@@ -88,6 +88,8 @@ def test_no_step_because_no_process_has_a_full_batch(groups: int, steps: bool) -
         ({"max_steps": 0}, "max_steps = 0 takes no step"),
         ({**EPOCHS, "num_train_epochs": 0.0}, "num_train_epochs = 0"),
         ({**EPOCHS, "num_train_epochs": -1.0}, "num_train_epochs = -1"),
+        ({"max_steps": -5}, "max_steps = -5 cannot be: give how many steps to take"),
+        ({"weight_decay": -0.1}, "weight_decay = -0.1 cannot be: weights would grow"),
         ({"learning_rate": 0.0}, "no weight would move"),
         ({"learning_rate": -1e-3}, "no weight would move"),
         ({"max_steps": 1, "warmup_steps": 5}, "no step with a learning rate above 0"),
@@ -109,6 +111,13 @@ def test_arguments_that_train_nothing(
 ) -> None:
     recipe = run.recipe(tmp_path / "recipe", {**SHORT, **settings}, dev=0)
     assert said in refused(recipe, tmp_path / "out", monkeypatch)
+
+
+@pytest.mark.regression
+@pytest.mark.parametrize("steps", [{"max_steps": 1}, {**EPOCHS, "per_device_train_batch_size": 15}])
+def test_a_share_of_one_step_is_no_warm_up(tmp_path: Path, steps: dict[str, Any]) -> None:
+    recipe = run.recipe(tmp_path / "recipe", {**SHORT, **steps, "warmup_steps": 0.1}, dev=0)
+    assert not train(recipe, tmp_path / "out").untrained
 
 
 @pytest.mark.regression
