@@ -10,9 +10,7 @@ from rerankkit.errors import InputError
 from rerankkit.lazy import torch
 from rerankkit.prompt_tokens import padded
 from rerankkit.protocols import Batch, Prompt, Row
-
-THOUGHTS = ("<think>", "</think>", "<thinking>", "</thinking>")
-"""Between what a model writes that it does not mean as its answer."""
+from rerankkit.written_orders import marks_thought
 
 
 def scored_tokens(prompt: Prompt, pieces: Sequence[int]) -> list[int] | None:
@@ -91,11 +89,11 @@ def _single_token(before: str, choice: str, tokenizer: Any) -> int:
 
 
 def written_text(tokens: Sequence[int], tokenizer: Any) -> str:
-    """What a model wrote, without tokens that steer; those that end its thinking are kept."""
+    """What a model wrote, without tokens that steer; those around its thinking are kept."""
     steering = {
         number
         for number, token in tokenizer.added_tokens_decoder.items()
-        if token.special and token.content not in THOUGHTS
+        if token.special and not marks_thought(token.content)
     }
     return tokenizer.decode([token for token in tokens if token not in steering], skip_special_tokens=False)
 

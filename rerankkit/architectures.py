@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -34,6 +36,9 @@ NOT_CAUSAL = {
 }
 """Types that transformers counts among the causal language models and that are none to rank with, with the reason."""
 _COUNTED = ("max_seq_len_cached", "attention_scaling")
+_CHANGING = ("dynamic", "longrope")
+_rotating = threading.RLock()
+"""Held while positions are computed that change with the length of a text, and that models keep in themselves."""
 
 
 @runtime_checkable
@@ -102,7 +107,7 @@ def apart_beyond(config: Any) -> int | None:
     limits = [
         _limit(config) if rope["rope_type"] == "dynamic" else rope["original_max_position_embeddings"]
         for rope in ropes(config)
-        if rope.get("rope_type") in ("dynamic", "longrope")
+        if rope.get("rope_type") in _CHANGING
     ]
     return min((limit for limit in limits if limit is not None), default=None)
 
@@ -111,7 +116,7 @@ class Passes:
     """The passes that the rows of a batch take through a model, so that each gets what it would get alone.
 
     Args:
-        model: The transformers model, as it was loaded: what its rotary positions are now is what they begin with.
+        model: The transformers model, as it was loaded: each pass begins with what its rotary positions are now.
     """
 
     def __init__(self, model: Any) -> None:
@@ -119,9 +124,11 @@ class Passes:
         # what is written goes behind rows that are padded on the left: a model that is not told where its tokens stand
         # counts the padding, too
         self._counts_padding = "position_ids" not in inspect.signature(type(model).forward).parameters
-        dynamic = any(rope.get("rope_type") == "dynamic" for rope in ropes(model.config))
-        rotary = [module for module in model.modules() if dynamic and "max_seq_len_cached" in vars(module)]
-        self._rotary = [(module, _numbers(module), _buffers(module)) for module in rotary]
+        if any(rope.get("rope_type") in _CHANGING for rope in ropes(model.config)):
+            for module in model.modules():
+                if "max_seq_len_cached" in vars(module):
+                    start = _numbers(module), _buffers(module)
+                    module.forward = functools.partial(_rotate, module.forward, module, *start)
 
     def of(self, tokens: Tokens, written: int = 0) -> Iterator[tuple[Tokens, torch.Tensor]]:
         """The rows that go together, without the padding that only others need, and their numbers.
@@ -138,17 +145,7 @@ class Passes:
             kinds = lengths.clamp(min=max(self.beyond - written, 0))
         for kind in kinds.unique().tolist():
             rows = (kinds == kind).nonzero().flatten()
-            self.forget()
             yield tokens.take(rows), rows
-        self.forget()
-
-    def forget(self) -> None:
-        """Set back what rotary positions keep of the longest text so far."""
-        for module, numbers, buffers in self._rotary:
-            for name, buffer in module.named_buffers(recurse=False):
-                setattr(module, name, buffers[name].to(buffer.device))
-            for name, number in numbers.items():
-                setattr(module, name, number)
 
     def states(self, forward: Callable[[Tokens], torch.Tensor], tokens: Tokens) -> torch.Tensor:
         """What a forward pass makes of the rows, [rows, length, width] or [rows, labels]."""
@@ -159,6 +156,29 @@ class Passes:
             for row, states in zip(rows.tolist(), forward(some), strict=True):
                 found[row] = states
         return torch.nn.utils.rnn.pad_sequence(found, batch_first=True)
+
+
+def _rotate(
+    forward: Callable[..., Any],
+    module: Any,
+    numbers: Mapping[str, Any],
+    buffers: Mapping[str, torch.Tensor],
+    x: torch.Tensor,
+    position_ids: torch.Tensor,
+    layer_type: str | None = None,
+) -> Any:
+    """What a module of rotary positions gives, whatever text it saw before or another thread gives it now.
+
+    Args:
+        numbers: What it counts, as it was loaded; it keeps the longest text so far.
+        buffers: Its frequencies, as they were loaded.
+    """
+    with _rotating:
+        for name, buffer in buffers.items():
+            setattr(module, name, buffer.to(x.device, copy=True))
+        for name, number in numbers.items():
+            setattr(module, name, number)
+        return forward(x, position_ids) if layer_type is None else forward(x, position_ids, layer_type)
 
 
 def _numbers(module: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,6 @@ from rerankkit.engine import Parts
 from rerankkit.errors import InputError
 from rerankkit.protocols import Ask, Backbone, Batch, Formatter, Group, Loss, Prompt, Row, Taught
 from rerankkit.sampling import KnownPositives
-from rerankkit.truncation import TruncationWarnings
 
 Known = Callable[[Group], KnownPositives]
 """What is known to be relevant to a group's query."""
@@ -41,11 +40,10 @@ def training_batch(parts: Parts, groups: Sequence[Group], known: Known | None = 
     return batch
 
 
-def warn_of_truncation(parts: Parts, groups: Iterable[Group]) -> None:
-    """Warn of what is cut of training groups: a document without its tokens teaches nothing."""
-    for group in groups:
-        asks = [Ask(group, docs) for docs in parts.strategy.training_asks(group)]
-        TruncationWarnings().tell(asks, _rows(parts, asks))
+def training_rows(parts: Parts, group: Group) -> tuple[list[Ask], list[Row]]:
+    """The asks of a training group, and the tokens of each."""
+    asks = [Ask(group, docs) for docs in parts.strategy.training_asks(group)]
+    return asks, _rows(parts, asks)
 
 
 def targets(groups: Sequence[Group], known: Known | None = None) -> tuple[torch.Tensor, torch.Tensor]:

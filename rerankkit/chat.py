@@ -178,9 +178,19 @@ def _around(
         else:
             found = _between(text, marks)
             if found is not None and not any("'type': 'text'" in text for text in found):
+                _require_system(system, found, part)
                 return found
             problem = problem or _complaint(text, marks, roles, str(tokenizer.chat_template))
     raise InputError(f"{part}: {problem}")
+
+
+def _require_system(system: str, around: Sequence[str], part: str) -> None:
+    """Refuse a system turn that a chat template leaves out without a word."""
+    if "".join(system.split()) not in "".join("".join(around).split()):
+        raise InputError(
+            f"{part}: the model's chat template does not show the system turn, so that the model would not read it; "
+            "leave system empty, and write at the beginning of the template what it says"
+        )
 
 
 def _as_parts(text: str) -> list[dict[str, str]]:

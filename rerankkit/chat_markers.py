@@ -30,12 +30,13 @@ def disarmed(pieces: Sequence[Piece], between: tuple[str, ...]) -> list[Piece]:
         return list(pieces)
     found, start = [], 0
     for piece in pieces:
-        text, length = piece.text, len(piece.text)
-        for first, last in reversed(spans if piece.role != "fixed" else []):
+        parts, end, length = list[str](), 0, len(piece.text)
+        for first, last in spans if piece.role != "fixed" else []:
             first, last = max(first - start, 0), min(last - start, length)
             if first < last:
-                text = text[:first] + _apart(text[first:last]) + text[last:]
-        found.append(Piece(text, piece.role, piece.scored))
+                parts += [piece.text[end:first], _apart(piece.text[first:last])]
+                end = last
+        found.append(Piece("".join([*parts, piece.text[end:]]), piece.role, piece.scored))
         start += length
     return found
 

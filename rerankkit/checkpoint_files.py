@@ -27,8 +27,8 @@ class StoredTensor:
 
 def stored_shapes(file: Finder, weights: str = WEIGHTS) -> dict[str, StoredTensor]:
     """Dtype and shape of every tensor of a checkpoint, from the heads of its files alone."""
-    index = read_json(file, f"{weights}.index.json")
-    shards = {weights} if index is None else set(index["weight_map"].values())
+    places = _places(file, weights)
+    shards = {weights} if places is None else set(places.values())
     found: dict[str, StoredTensor] = {}
     for path in (path for path in map(file, sorted(shards)) if path is not None):
         try:
@@ -69,6 +69,19 @@ def read_json(file: Finder, name: str) -> dict[str, Any] | None:
 
 
 def _shards(file: Finder, names: set[str], weights: str) -> list[Path]:
-    index = read_json(file, f"{weights}.index.json")
-    places = {weights} if index is None else {index["weight_map"][name] for name in names & index["weight_map"].keys()}
-    return [path for path in map(file, sorted(places)) if path is not None]
+    places = _places(file, weights)
+    shards = {weights} if places is None else {places[name] for name in names & places.keys()}
+    return [path for path in map(file, sorted(shards)) if path is not None]
+
+
+def _places(file: Finder, weights: str) -> dict[str, str] | None:
+    """Which file each tensor is in; None where they are in one, which transformers takes before it looks for others."""
+    index = None if file(weights) is not None else read_json(file, f"{weights}.index.json")
+    if index is None:
+        return None
+    places = index.get("weight_map")
+    if not isinstance(places, dict):
+        raise RunError(
+            f"{weights}.index.json does not say where each tensor is (weight_map); copy or download it again"
+        )
+    return places

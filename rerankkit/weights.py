@@ -147,6 +147,11 @@ def _explain_folder(name: str, folder: Path, chain: list[BaseException]) -> Inpu
                 "refused; save the model as safetensors (transformers' save_pretrained does)"
             )
         return InputError(f"{folder} holds no weights: expected model.safetensors beside its config.json")
+    if not any((folder / file).is_file() for file in ("model.safetensors", "model.safetensors.index.json")):
+        return InputError(
+            f"{folder} has {min(path.name for path in folder.glob('*.safetensors*'))} and neither model.safetensors "
+            "nor model.safetensors.index.json, which says what is in which file; copy or download it again"
+        )
     return None
 
 

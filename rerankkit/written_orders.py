@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 from rerankkit.errors import InputError
 
-_LETTER = r"(?<![\w'\u2019])[A-Za-z](?![\w'\u2019])"
-_NUMBER = r"[0-9]+"
-_BRACKETS = ("[]", "()")
-_INTRODUCTION = r"(?i:\b(?:passage|document)\W{1,3})"
-_AROUND = re.compile(r"(?i:passage|document)|[\s\[\]()*_`\"'#]")
-_BEFORE = (">", ">>", "\u227b", "\u2192", "\uff1e")
+_LETTER = r"(?<!\w)(?<!\w['\u2019])[A-Za-z](?!\w|['\u2019]\w)"
+_NUMBER = r"(?<![0-9])(?<![0-9]\.)[0-9]+(?![0-9]|\.[0-9]|%)"  # no score such as 0.95
+_BRACKETS = (("[", "]"), ("(", ")"))
+_NOUNS = "passage|document|doc|text|article|candidate|snippet|paragraph"
+_INTRODUCTION = rf"(?i:\b(?:{_NOUNS})\W{{1,3}})"
+_COUNTED = re.compile(
+    rf"(?i:[ \t]+(?:(?:most|relevant|given|provided|other|best|top)[ \t]+)*(?:{_NOUNS}|result|item|option)s\b)"
+)
+"""Behind a number that says how many."""
+_AROUND = re.compile(r"(?i:passage|document)|[\s\[\]()*_`\"'#\\$]")
+_BEFORE = (">", ">>", "->", "=>", "\u227b", "\u2192", "\u21d2", "\u226b", "succ", "&gt;", ">=", "\u2265")
 """What an order may be written with."""
+_BESIDE = (",", ";", "=", "~", "\u2248")
+"""What may stand between the labels of such a row, too."""
 _VERBS = "is|was|has|and|or|then|over|before|beats|comes|seems"
 _WORD = re.compile(rf"(?:I|[Aa])(?=\s+(?!(?:{_VERBS})\b)[a-z])")
-_THOUGHT = re.compile(r"</?think(?:ing)?>")
-_ORDINAL = re.compile(r"^[ \t]*([0-9]+)[.)](?=[ \t]+\S*[0-9])", re.MULTILINE)
+_THOUGHT = re.compile(
+    r"(?i:<(?P<end>/)?(?:\w+:)?(?:think|thinking|thought|reasoning)\s*>)|\[(?P<end_too>/)?THINK\]"
+    r"|\u25c1(?P<close>/)?think\u25b7|<\|(?:START|(?P<stop>END))_THINKING\|>"
+    r"|<\|channel\|>(?:analysis|commentary|(?P<final>final)[^<]*<\|message\|>)"
+)
+"""The marks around what a model thinks: most models', Mistral's, Kimi's, Cohere's, and the channels of gpt-oss."""
+_ORDINAL = re.compile(
+    r"^[ \t]*(?:([0-9]+)[.)]|\|[ \t]*([0-9]+)[ \t]*\||(?i:rank)[ \t]+([0-9]+)[ \t]*:)(?=[ \t]+\S*[0-9])", re.MULTILINE
+)
+_OPENING, _CLOSING = "\u3010\u3014\u3016\u27e6", "\u3011\u3015\u3017\u27e7"
+_PLAIN = str.maketrans(_OPENING + _CLOSING, "[" * len(_OPENING) + "]" * len(_CLOSING))
 
 
 def faulty_patterns(pattern: str, taught: str) -> Iterator[tuple[str, str]]:
@@ -37,7 +55,7 @@ def find_answer(pattern: str, text: str) -> str | None:
 
     A pattern that names the end of the thinking itself is given all of the text.
     """
-    if "</think" not in pattern:
+    if not _THOUGHT.search(pattern.replace("\\", "")):
         text = _without_thoughts(text)
     if not pattern:
         return text
@@ -45,11 +63,16 @@ def find_answer(pattern: str, text: str) -> str | None:
     return None if match is None else match.group(1) or ""
 
 
+def marks_thought(token: str) -> bool:
+    """Whether a model writes this token around what it thinks."""
+    return _THOUGHT.fullmatch(token) is not None or token in ("<|channel|>", "<|message|>")
+
+
 def _without_thoughts(text: str) -> str:
     """What stands behind the last `</think>`, and before a `<think>` that is not closed."""
     start = end = None
     for match in _THOUGHT.finditer(text):
-        if match.group().startswith("</"):
+        if any(match.groups()):
             start, end = match.end(), None
         elif end is None:
             end = match.start()
@@ -73,43 +96,86 @@ def named(answer: str | None, labels: Sequence[str], one: bool) -> list[int | No
             f"an answer can be read where documents are called by numbers or by one letter each, not {list(labels)}; "
             'give the formatter labels such as "[1]" or "A"'
         )
-    text, label = answer or "", _NUMBER if numeric else _LETTER
-    introduced = re.findall(rf"{_INTRODUCTION}({label})", text)
-    ways = [_marked(text, label, brackets) for brackets in _BRACKETS]
-    ways += [introduced] if one or len(set(introduced)) > 1 else []
-    known = ([name if (name := _name(found)) in names else None for found in way] for way in ways)
-    chosen = next((way for way in known if any(way)), None)
+    text, label = _plain(answer or ""), _NUMBER if numeric else _LETTER
+    introduced = [m for m in re.finditer(rf"{_INTRODUCTION}(?P<label>{label})", text) if not _is_word(text, m)]
+    places = list(re.finditer(f"(?P<label>{label})", text))
+    signs = [_sign(text[place.end() : after.start()]) for place, after in pairwise(places)]
+    ways = _marked(text, label, places, signs)
+    ways += [introduced] if one or len({match["label"] for match in introduced}) > 1 else []
+    chosen = next((way for way in ways if any(_name(match["label"]) in names for match in way)), None)
     if chosen is None:
-        chosen = [name if (name := _name(found)) in names else None for found in _standing(text, label)]
-    return [None if name is None else names.index(name) for name in chosen]
+        chosen = _standing(text, places, numeric)
+    number = {name: place for place, name in enumerate(names)}
+    found = [number.get(_name(match["label"])) for match in chosen]
+    return found if one else _of_one_row(text, chosen, found)
 
 
-def _marked(text: str, label: str, brackets: str) -> list[str]:
-    """Labels in brackets, by themselves or several, and those in a row with a sign of order between them."""
-    opening, closing = map(re.escape, brackets)
-    inside = re.finditer(rf"{opening}\s*{label}(?:\s*[,;>]\s*{label})*\s*{closing}", text)
-    spans = [match.span() for match in inside]
-    places, found = list(re.finditer(label, text)), set[int]()
-    for number, (place, after) in enumerate(pairwise(places)):
-        between = text[place.end() : after.start()]
-        sign = _AROUND.sub("", between) if len(between) < 40 else between
-        if sign in _BEFORE or (sign in (",", ";", "=") and number in found):
-            found |= {number, number + 1}
-    return [
-        place.group()
-        for number, place in enumerate(places)
-        if number in found or any(start <= place.start() < end for start, end in spans)
-    ]
+def _of_one_row(text: str, places: Sequence[re.Match[str]], found: list[int | None]) -> list[int | None]:
+    """The first row with signs of order that has all that is named, if there is one: what is said around it, of one
+    document or of another, is no order."""
+    everything, row, ordered = set(found) - {None}, found[:1], False
+    for (place, after), number in zip(pairwise(places), found[1:], strict=True):
+        sign = _sign(text[place.end("label") : after.start("label")])
+        if sign not in _BEFORE and sign not in _BESIDE:
+            if ordered and everything <= set(row):
+                return row
+            row, ordered = [], False
+        ordered |= sign in _BEFORE
+        row.append(number)
+    return row if ordered and everything <= set(row) else found
 
 
-def _standing(text: str, label: str) -> list[str]:
-    """Every label that stands alone, without the numbers of a list's lines and the words of a sentence."""
-    if label == _LETTER:
-        return [match.group() for match in re.finditer(label, text) if not _WORD.match(text, match.start())]
-    ordinals = [int(number[:9]) for number in _ORDINAL.findall(text)]
-    if len(ordinals) > 1 and ordinals == list(range(1, len(ordinals) + 1)):
-        text = _ORDINAL.sub("", text)
-    return re.findall(label, text)
+@lru_cache(maxsize=1024)
+def _sign(between: str) -> str:
+    """What stands between two labels besides brackets and the like."""
+    return _AROUND.sub("", between) if len(between) < 40 else between
+
+
+def _marked(text: str, label: str, places: Sequence[re.Match[str]], signs: Sequence[str]) -> list[list[re.Match[str]]]:
+    """For each kind of brackets: labels in them, by themselves or several, and those in a row with a sign of order
+    between them."""
+    rows = set[int]()
+    for number, sign in enumerate(signs):
+        if sign in _BEFORE or (sign in _BESIDE and number in rows):
+            rows |= {number, number + 1}
+    ways = []
+    for opening, closing in _BRACKETS:
+        inside = re.finditer(rf"\{opening}\s*{label}(?:\s*[,;>]\s*{label})*\s*\{closing}", text)
+        bracketed = {place for match in inside for place in range(*match.span())}
+        ways.append([place for n, place in enumerate(places) if n in rows or place.start() in bracketed])
+    return ways
+
+
+def _standing(text: str, places: list[re.Match[str]], numeric: bool) -> list[re.Match[str]]:
+    """Every label that stands alone, without numbers that count, those of a list's lines and the words of a
+    sentence."""
+    if not numeric:
+        return [match for match in places if not _is_word(text, match)]
+    lines = list(_ORDINAL.finditer(text))
+    ordinals = [int((match[1] or match[2] or match[3])[:9]) for match in lines]
+    listed = len(ordinals) > 1 and ordinals == list(range(1, len(ordinals) + 1))
+    ends = {match.end(match.lastindex or 0) for match in lines} if listed else set()
+    return [match for match in places if match.end() not in ends and not _COUNTED.match(text, match.end())]
+
+
+def _is_word(text: str, match: re.Match[str]) -> bool:
+    """Whether a letter is a word of its sentence, as in "I think" and "a document"."""
+    return _WORD.match(text, match.start("label")) is not None
+
+
+def _plain(text: str) -> str:
+    """A text in which other forms of digits, letters and brackets are those of ASCII: `\uff3b\uff13\uff3d`, `\u2462`,
+    `\u30103\u3011`."""
+    return text if text.isascii() else "".join(map(_plain_character, text)).translate(_PLAIN)
+
+
+def _plain_character(character: str) -> str:
+    form = unicodedata.decomposition(character).partition(" ")[0]
+    if form == "<circle>":
+        return f" {unicodedata.normalize('NFKC', character)} "
+    if form == "<wide>":
+        return unicodedata.normalize("NFKC", character)
+    return character
 
 
 def _name(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 import transformers
 
 from rerankkit import Reranker, engine
+from rerankkit.architectures import Passes
 from rerankkit.backbones.hf_causal import hf_causal
 from rerankkit.backbones.hf_classifier import hf_classifier
 from rerankkit.backbones.hf_encoder import hf_encoder
@@ -23,7 +25,7 @@ from rerankkit.errors import InputError
 from rerankkit.formatters.pair import Pair
 from rerankkit.heads.linear import Linear
 from rerankkit.heads.logit import Logit
-from rerankkit.protocols import Group
+from rerankkit.protocols import Group, Tokens
 from rerankkit.settings import Engine
 from rerankkit.strategies.pointwise import Pointwise
 
@@ -203,6 +205,20 @@ def test_positions_do_not_depend_on_the_longest_text_of_a_batch(share: bool, kin
     short = [i for i, length in enumerate(lengths) if length <= 24]
     orders, _ = engine.run(of, [Group(group.query, [group.docs[i] for i in short])], Engine())
     assert [score for _, score in sorted(orders[0])] == pytest.approx([wanted[i] for i in short], abs=1e-4)
+
+
+@pytest.mark.regression
+@pytest.mark.parametrize("longer", [40, 90])
+def test_positions_are_not_those_of_a_text_that_another_thread_reads(longer: int, tmp_path: Path) -> None:
+    """It may read one between the moment a batch is laid out and the moment its positions are computed."""
+    folder = scaled(tmp_path, "Llama", "dynamic")
+    right = hf_causal(str(folder)).model(input_ids=torch.arange(30, 60)[None]).logits
+    loaded = hf_causal(str(folder)).model
+    for model in (loaded, copy.deepcopy(loaded)):
+        ids = torch.arange(30, 60)[None]
+        for tokens, _ in Passes(model).of(Tokens(ids, torch.ones_like(ids))):
+            model(input_ids=torch.arange(longer)[None])
+            assert torch.equal(model(input_ids=tokens.ids).logits, right)
 
 
 def engine_asks(group: Group) -> list[Any]:

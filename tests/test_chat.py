@@ -82,6 +82,19 @@ def test_a_template_that_cannot_be_used_says_its_own(chat: str, message: str) ->
         frame(tiny.tokenizer(chat=chat), ("user", "assistant"), "", "x.v1")
 
 
+UNHEARD = "{% for m in messages %}{% if m.role == 'user' %}[{{ m.content }}]{% endif %}{% endfor %}"
+TRIMS = "{% for m in messages %}{{ m.role }}:{% if m.role == 'system' %}{{ m.content | trim }}{% else %}{{ m.content }}"
+TRIMS += "{% endif %}{% endfor %}"
+
+
+@pytest.mark.regression
+def test_a_system_turn_that_the_template_leaves_out_is_refused() -> None:
+    with pytest.raises(InputError, match="x.v1: .* does not show the system turn.*; leave system empty, and write at"):
+        frame(tiny.tokenizer(chat=UNHEARD), ("user",), "Judge well.", "x.v1")
+    assert frame(tiny.tokenizer(chat=UNHEARD), ("user",), "", "x.v1") == ("[", "]")
+    assert frame(tiny.tokenizer(chat=TRIMS), ("user",), " Judge\nwell. ", "x.v1")[0] == "system:Judge\nwell.user:"
+
+
 @pytest.mark.regression
 def test_turns_in_parts_are_written_so() -> None:
     found = frame(tiny.tokenizer(chat=LISTED), ("user", "assistant"), "", "x.v1")

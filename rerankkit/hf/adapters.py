@@ -49,6 +49,8 @@ def read_adapter(name: str, config: Path | None) -> Adapter | None:
         settings = json.loads(config.read_text("utf-8"))
     except ValueError as error:
         raise RunError(f"{config} is not JSON ({error}); copy or download it again") from error
+    if not isinstance(settings, dict):
+        raise RunError(f"{config} holds no settings of an adapter; copy or download it again")
     base = settings.get("base_model_name_or_path")
     if not base:
         raise InputError(f"{config} does not name the model that it was trained on; write it there as {_BASE}")
@@ -67,6 +69,11 @@ def fold_in(name: str, adapter: Adapter, model: Any) -> tuple[Any, set[str]]:
     from safetensors.torch import load_file
 
     path = adapter.folder / "adapter_model.safetensors"
+    if not path.is_file() and (adapter.folder / "adapter_model.bin").is_file():
+        raise InputError(
+            f"{name} has its weights only in adapter_model.bin, a pickle, which may run code when it is read and is "
+            "refused; save the adapter as safetensors (peft's save_pretrained does)"
+        )
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -90,7 +97,10 @@ def fold_in(name: str, adapter: Adapter, model: Any) -> tuple[Any, set[str]]:
             f'would change both; name the base, {adapter.base}, and go on from the adapter: lora.start = "{name}" with '
             "merge = false and its target_modules"
         )
-    merged = wrapped.merge_and_unload(safe_merge=True)
+    try:
+        merged = wrapped.merge_and_unload(safe_merge=True)
+    except (ValueError, NotImplementedError) as error:  # weights that are no numbers, or a kind that cannot be merged
+        raise InputError(f"{name} cannot be folded into its base {adapter.base}: {error}") from error
     if tied and merged.get_output_embeddings().weight is not merged.get_input_embeddings().weight:
         merged.config.get_text_config().tie_word_embeddings = merged.config.tie_word_embeddings = False
     merged.requires_grad_(True)

@@ -14,7 +14,6 @@ from typing import Any
 import transformers
 
 from rerankkit import engine
-from rerankkit.batches import warn_of_truncation
 from rerankkit.checkpoints import require_same_origin
 from rerankkit.errors import InputError, RunError
 from rerankkit.evaluate import prepare
@@ -34,8 +33,6 @@ from rerankkit.training.trainer import GroupTrainer, TrainingModule
 from rerankkit.warnings import Mode, collecting, collecting_as, say
 
 logger = logging.getLogger("rerankkit")
-LOOKED_AT = 500
-"""Of how many training groups it is said before the first step what is cut."""
 
 
 class Interrupted(RunError):
@@ -114,9 +111,7 @@ def _train(
         module = TrainingModule(reranker.parts, build(recipe, "loss"), chunk, known is not None)
         requirements.require_fitting(recipe, reranker.parts, groups[0, 0])
         requirements.require_weights(module, args)
-        if known is None:
-            requirements.require_documents(reranker.parts, groups)
-        warn_of_truncation(reranker.parts, (groups[0, number] for number in range(min(len(groups), LOOKED_AT))))
+        requirements.require_documents(reranker.parts, groups, known)
         say()  # now, for hours may pass before the outermost block ends
     trained = sum(weight.numel() for weight in module.trained_weights().values())
     logger.info("%s trained weights, %s groups to train on, %s to validate on", f"{trained:,}", len(groups), len(dev))

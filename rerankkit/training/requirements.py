@@ -5,21 +5,21 @@ from __future__ import annotations
 import torch
 import transformers
 
-from rerankkit import engine
-from rerankkit.batches import Known, targets, training_batch
+from rerankkit.batches import Known, targets, training_batch, training_rows
 from rerankkit.engine import Parts
 from rerankkit.errors import InputError, RunError
-from rerankkit.protocols import Ask, Group, Loss, Taught
+from rerankkit.protocols import Group, Loss, Taught
 from rerankkit.recipe import Recipe, build
 from rerankkit.registry import registry
 from rerankkit.sampling import TrainingGroups
 from rerankkit.training.callbacks import NOTHING
 from rerankkit.training.trainer import TrainingModule
+from rerankkit.truncation import TruncationWarnings
 from rerankkit.warnings import warn
 
 LIKELIHOOD = "negative_log_likelihood.v1"
-LOOKED_AT = 32
-"""How many groups' tokens are looked at before the first step."""
+LOOKED_AT = 500
+"""How many groups' tokens are looked at before the first step, to say what is cut and what looks alike."""
 
 
 def require_lessons(recipe: Recipe, groups: TrainingGroups, batch_size: int, known: Known | None) -> None:
@@ -80,28 +80,37 @@ def require_fitting(recipe: Recipe, parts: Parts, group: Group) -> None:
     training_batch(parts, [group])
 
 
-def require_documents(parts: Parts, groups: TrainingGroups) -> None:
-    """Refuse groups whose documents all look alike to the model, equal or cut to nothing; warn of some that do."""
-    numbers = range(0, len(groups), -(-len(groups) // LOOKED_AT))
-    alike = [group for group in (groups[0, number] for number in numbers) if _looks_alike(parts, group)]
-    if alike and len(alike) == len(numbers) and all(_looks_alike(parts, groups[0, n]) for n in range(len(groups))):
+def require_documents(parts: Parts, groups: TrainingGroups, known: Known | None) -> None:
+    """Warn of what is cut of the first groups; refuse groups whose documents all look alike to the model, equal or cut
+    to nothing, and warn of some that do.
+
+    Args:
+        known: As for `training_batch`: where it is given, there are other documents to tell a group's from.
+    """
+    first = range(min(len(groups), LOOKED_AT))
+    alike = [group for group in (groups[0, number] for number in first) if _looks_alike(parts, group, warned=True)]
+    if known is not None:
+        return
+    others = range(len(first), len(groups))
+    if alike and len(alike) == len(first) and all(_looks_alike(parts, groups[0, number]) for number in others):
         raise InputError(
             f"[data.train] all documents of a query have the same prompt, in each of {len(groups)} groups: their texts "
             "are equal, or max_length leaves no token of them; see rerankkit preview, and raise [model.collator] "
             "max_length or cap the query by query_max_length"
         )
     if alike:
-        example = f"that of query {alike[0].qid or alike[0].query[:60]!r}, of {len(numbers)} looked at"
+        example = f"that of query {alike[0].qid or alike[0].query[:60]!r}, of {len(first)} looked at"
         warn("groups_alike", example, len(alike))
 
 
-def _looks_alike(parts: Parts, group: Group) -> bool:
-    """Whether no document can be told from another by its tokens."""
-    asks = [Ask(group, docs) for docs in parts.strategy.training_asks(group)]
-    rows = engine.encode(parts, asks)
-    if len(rows) == 1:
-        return len(group.docs) > 1 and "document" not in rows[0].roles
-    return all(row.as_read() == rows[0].as_read() for row in rows)
+def _looks_alike(parts: Parts, group: Group, warned: bool = False) -> bool:
+    """Whether no document can be told from another by its tokens; `warned` says of what is cut, too."""
+    asks, rows = training_rows(parts, group)
+    if warned:
+        TruncationWarnings().tell(asks, rows)
+    if all("document" not in row.roles for row in rows):
+        return len(group.docs) > 1
+    return len(rows) > 1 and all(row.as_read() == rows[0].as_read() for row in rows)
 
 
 def require_weights(module: TrainingModule, args: transformers.TrainingArguments) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import tiny
 import tiny_rankers
@@ -88,6 +90,29 @@ TWENTY = [str(number + 1) for number in range(20)]
         ("A good order is [B] > [I] > [A]", MANY, ["B", "I", "A"]),
         ("1. Passage B\n2. Passage A", MANY, ["B", "A"]),
         ("I", MANY, ["I"]),
+        ("<reasoning>[1] > [2]</reasoning>[3] > [1]", TWENTY, ["3", "1"]),
+        ("<THINK>[1]</THINK> [3]", TWENTY, ["3"]),
+        ("[THINK][1] > [2][/THINK][3] > [1]", TWENTY, ["3", "1"]),
+        ("\u25c1think\u25b7[1]\u25c1/think\u25b7[3]", TWENTY, ["3"]),
+        ("<|channel|>analysis<|message|>[1] > [2]<|channel|>final<|message|>[3] > [1]", TWENTY, ["3", "1"]),
+        ("<|channel|>analysis<|message|>[1] > [2]", TWENTY, []),
+        ("\uff3b\uff13\uff3d \uff1e \uff3b\uff11\uff3d", TWENTY, ["3", "1"]),
+        ("\uff13\u3001\uff11", TWENTY, ["3", "1"]),
+        ("in the year 5, \u30103\u3011 and \u30101\u3011", TWENTY, ["3", "1"]),
+        ("\u2462\u2460", TWENTY, ["3", "1"]),
+        ("\u24b7 > \uff21", MANY, ["B", "A"]),
+        ("'C' > 'A'", MANY, ["C", "A"]),
+        ("'C'", MANY, ["C"]),
+        ("[1] is on cats, [2] on dogs, [3] on both.\n\nRanking: [3] > [2] > [1]", TWENTY, ["3", "2", "1"]),
+        ("[3] is best. Of the rest, [1] > [2].", TWENTY, ["3", "1", "2"]),
+        ("[3] > [1]\n[4] > [2]", TWENTY, ["3", "1", "4", "2"]),
+        ("3 (0.95) > 1 (0.80)", TWENTY, ["3", "1"]),
+        ("I ranked the 4 most relevant passages: 3, 1, 2", TWENTY, ["3", "1", "2"]),
+        ("Sorry, none of the 4 passages is relevant.", TWENTY, []),
+        ("| Rank | Passage |\n|---|---|\n| 1 | 3 |\n| 2 | 1 |", TWENTY, ["3", "1"]),
+        ("Rank 1: 3\nRank 2: 1", TWENTY, ["3", "1"]),
+        ("1. Doc 3\n2. Doc 1", TWENTY, ["3", "1"]),
+        ("5 \u2265 3 = 2 \u21d2 1, and not 7 or 8", TWENTY, ["5", "3", "2", "1"]),
     ],
 )
 def test_only_what_is_written_as_an_answer_counts(answer: str, labels: list[str], wanted: list[str]) -> None:
@@ -119,6 +144,7 @@ def test_a_pattern_is_looked_for_behind_the_thinking() -> None:
         ("Passage B", LETTERS, [0, 1, 0, 0], {}),
         ("As a judge I would take passage C.", LETTERS, [0, 0, 1, 0], {}),
         ("document: D", LETTERS, [0, 0, 0, 1], {}),
+        ("The passage a user needs is B", LETTERS, [0, 1, 0, 0], {}),
     ],
 )
 def test_one_answer_is_the_first_that_is_named(
@@ -134,6 +160,15 @@ def test_a_pattern_holds_the_answer() -> None:
     assert head.read(thought, NUMBERS).scores == [0, 1, 0, 0]
     lost = head.read("<think>[1] or [2]?</think> [2]", NUMBERS)
     assert lost.scores == [0, 0, 0, 0] and lost.faults == {"refused": 1}
+
+
+@pytest.mark.regression
+@pytest.mark.parametrize("text", ["[1]", "1 > ", "1\n", "[1, ", "| 1 | 2 |\n", "A ", "Passage 1", "</think>", "[ "])
+@pytest.mark.parametrize("labels", [NUMBERS, LETTERS])
+def test_a_long_answer_is_read_in_time_that_grows_with_its_length(text: str, labels: list[str]) -> None:
+    start = time.process_time()
+    GeneratedOrder().read(text * (100_000 // len(text)), labels)
+    assert time.process_time() - start < 5  # a minute where it grows with the square
 
 
 def test_labels_that_cannot_be_read_are_refused() -> None:

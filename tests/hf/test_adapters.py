@@ -150,3 +150,19 @@ def test_peft_and_rerankkit_read_the_same_base(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.allclose(again.eval()(input_ids=IDS).logits, right, atol=1e-5)
     assert any("lora_B" in name for name in load_file(folder / "adapter_model.safetensors"))
+
+
+@pytest.mark.regression
+def test_an_adapter_that_cannot_be_merged_or_read_is_named(tmp_path: Path) -> None:
+    folder, _ = adapter(tmp_path, "hf_causal.v1")
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**settings, "alora_invocation_tokens": [1, 2]}))
+    with pytest.raises(InputError, match="cannot be folded into its base .*aLoRA"):
+        states("hf_causal.v1", folder)
+    (folder / "adapter_config.json").write_text("[]")
+    with pytest.raises(RunError, match="holds no settings of an adapter"):
+        states("hf_causal.v1", folder)
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(InputError, match=r"only in adapter_model.bin, a pickle"):
+        states("hf_causal.v1", folder)

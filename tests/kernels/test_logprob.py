@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rerankkit_kernels import sequence_logprob, token_logprob
-from rerankkit_kernels.logprob import op
+from rerankkit_kernels.logprob import api, op
 from rerankkit_kernels.logprob import torch as fallback
 from rerankkit_kernels.logprob.reference import sequence_logprob_reference, token_logprob_reference
 
@@ -304,3 +304,58 @@ def test_where_nobody_asks_whether_a_token_exists_it_is_nan(monkeypatch: pytest.
         arguments["hidden"].requires_grad_(watched)
         found = sequence_logprob(targets=targets, reduction="none", **arguments)
         torch.testing.assert_close(found, wanted, equal_nan=True)
+
+
+@pytest.mark.regression
+def test_packed_sequences_are_summed_where_they_lie() -> None:
+    arguments = sample(SHAPES[3])
+    arguments["hidden"] = arguments["hidden"].flatten(0, 1)
+    targets = targets_and_mask()[0].flatten()
+    each = sequence_logprob(targets=targets, reduction="none", cu_seqlens=torch.tensor([0, 12]), **arguments)
+    bounds = torch.tensor([2, 5, 5, 11])  # neither the first token nor the last one is of a sequence
+    for reduction in ("sum", "mean"):
+        parts = [each[2:5], each[5:5], each[5:11]]
+        wanted = torch.stack([part.sum() / (max(1, len(part)) if reduction == "mean" else 1) for part in parts])
+        found = sequence_logprob(targets=targets, cu_seqlens=bounds, reduction=reduction, **arguments)
+        torch.testing.assert_close(found, wanted)
+
+
+BOUNDS = [([0, 12, 50], 1), ([-3, 4, 12], 0), ([0, 9, 5, 12], 1)]
+"""Bounds that 12 tokens have not, and the sequence that is not there."""
+
+
+@pytest.mark.regression
+@pytest.mark.parametrize(("bounds", "wrong"), BOUNDS)
+def test_bounds_that_do_not_fit_are_refused(bounds: list[int], wrong: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = sample(SHAPES[0])
+    arguments["hidden"] = arguments["hidden"].flatten(0, 1).requires_grad_()
+    arguments |= {"targets": targets_and_mask()[0].flatten(), "cu_seqlens": torch.tensor(bounds)}
+    with pytest.raises(ValueError, match="cu_seqlens must rise from 0 or more to at most 12, the tokens of hidden"):
+        sequence_logprob(**arguments)
+    monkeypatch.setattr(api, "_check_bounds", lambda *_: None)  # as on a GPU, which is not asked
+    for reduction in ("sum", "mean"):
+        found = sequence_logprob(reduction=reduction, **arguments)
+        assert found[wrong].isnan() and found[0 if wrong else 1].isfinite()
+
+
+@pytest.mark.regression
+def test_what_would_be_read_past_an_end_or_taken_for_a_mask_is_refused() -> None:
+    arguments = sample(SHAPES[0])
+    targets, mask = targets_and_mask()
+    wanted = sequence_logprob(targets=targets, **arguments)
+    assert torch.equal(sequence_logprob(targets=targets.to(torch.uint8), **arguments), wanted)
+    for name, value, message in (
+        ("targets", targets.bool(), "targets must be int32 or int64, not torch.bool"),
+        ("mask", mask.double().log(), "mask is True or 1 on the tokens that count; one of floats"),
+        ("bias", torch.zeros(1), r"bias must be \(37,\), one for each row of weight, not \(1,\)"),
+        ("weight", torch.zeros(37, 5), r"weight must be \[vocabulary, 6\], as hidden is wide, not \(37, 5\)"),
+        ("softcap", 0.0, "softcap 0 makes every logit 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sequence_logprob(**{**arguments, "targets": targets, name: value})
+        if name not in ("targets", "mask"):
+            with pytest.raises(ValueError, match=message):
+                token_logprob(**{**arguments, "ids": targets.unsqueeze(2), name: value})
+    packed = {**arguments, "hidden": arguments["hidden"].flatten(0, 1), "targets": targets.flatten()}
+    with pytest.raises(ValueError, match="cu_seqlens must be int32 or int64, not torch.float32"):
+        sequence_logprob(cu_seqlens=torch.tensor([0.0, 4.5, 12.0]), **packed)

@@ -285,3 +285,25 @@ def test_wrong_arguments_are_refused() -> None:
             maxsim_packed(q.flatten(0, 1), packed, cu_seqlens, cu_seqlens_q=bounds, max_seqlen_q=longest)
     with pytest.raises(ValueError, match="a document has 32768 tokens, more than max_seqlen_d said"):
         maxsim_packed(q, long, torch.tensor([0, INT16 + 1]), max_seqlen_d=INT16)
+
+
+@pytest.mark.regression
+def test_places_that_are_no_whole_numbers_are_refused() -> None:
+    """PyTorch takes bool and uint8 for masks, and a bound of 2.5 would be cut off."""
+    q, packed, bounds, places = torch.ones(2, 3, 8), torch.randn(5, 8), torch.tensor([0, 2, 5]), torch.tensor([1, 1])
+    wanted = maxsim_packed(q, packed, bounds, pair_q=places, pair_d=places)
+    assert wanted.equal(maxsim_packed(q, packed, bounds.short(), pair_q=places.byte(), pair_d=places.byte()))
+    for changed, message in (
+        ({"cu_seqlens_d": bounds + 0.5}, "cu_seqlens_d must be int32 or int64, not torch.float32"),
+        ({"pair_d": places.bool()}, "pair_d must be int32 or int64, not torch.bool"),
+        ({"pair_q": places[:, None]}, r"pair_q must have 1 axis, not the shape \(2, 1\)"),
+        ({"d": packed.to(torch.float8_e4m3fn)}, "q and d must be floats, not torch.float32 and torch.float8_e4m3fn"),
+    ):
+        arguments = {"q": q, "d": packed, "cu_seqlens_d": bounds, "pair_q": places, "pair_d": places, **changed}
+        with pytest.raises(ValueError, match=message):
+            maxsim_packed(**arguments)
+    with pytest.raises(IndexError, match="there are 2 pairs, but 2 queries and 0 documents"):
+        maxsim_packed(q, packed, bounds[:1], pair_q=places, pair_d=places)
+    for documents, multiple in (([], 1), ([packed], 0), ([packed], -4)):
+        with pytest.raises(ValueError, match="multiple must be 1 or more and there must be documents"):
+            pack(documents, multiple)

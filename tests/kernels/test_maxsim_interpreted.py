@@ -191,7 +191,12 @@ def test_pairs_of_what_does_not_exist_are_nan_and_not_other_memory(empty: str) -
     torch.testing.assert_close(found[[0, 5]], wanted[:, 0])
 
 
-def test_a_winner_that_int16_cannot_hold_is_nan_and_not_another_token() -> None:
+def test_a_winner_that_int16_cannot_hold_is_nan_and_not_another_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rerankkit_kernels.maxsim import triton
+
+    # the interpreter takes 10 ms a tile, whatever its size
+    monkeypatch.setattr(triton, "forward_tile", lambda *_: (16, 1, 2048, (4, 2)))
+    monkeypatch.setattr(triton, "TOKENS", 2048)
     d = torch.zeros(40_000, 8)
     d[39_000], d[39_500] = 1.0, 2.0
     q, d, bounds = torch.ones(1, 1, 8, requires_grad=True), d.requires_grad_(), torch.tensor([0, 40_000])
@@ -271,3 +276,11 @@ def test_columns_of_a_table_are_read_as_such() -> None:
         q,
         d,
     )
+
+
+@pytest.mark.regression
+def test_documents_of_no_tokens_at_all_have_bounds_too() -> None:
+    q, none = torch.randn(2, 3, 8), torch.zeros(0, 8)
+    for empty, nothing in (("zero", 0.0), ("-inf", -torch.inf)):
+        scores = maxsim_packed(q, none, torch.tensor([0, 0, 5, 5]), empty=empty, backend="triton")
+        assert (scores[:, 0] == nothing).all() and scores[:, 1:].isnan().all()

@@ -247,3 +247,33 @@ def test_a_sequence_without_tokens_has_no_answer() -> None:
     found = pair_score(hidden[[0, 2]], weight, 3, 7, attention_mask=mask[[0, 2]])
     wanted = pair_score_reference(hidden[[0, 2]], weight, 3, 7, positions=torch.tensor([1, 4]))
     torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.regression
+def test_what_would_be_read_past_an_end_or_taken_for_a_mask_is_refused() -> None:
+    """Triton takes the first columns of rows that are too wide, and what lies behind those that are too short."""
+    hidden, weight, mask = torch.randn(3, 5, 16), torch.randn(VOCABULARY, 16), torch.ones(3, 5)
+    positions = torch.tensor([1, 0, 1])
+    wanted = pair_score(hidden, weight, 3, 7, positions=positions)
+    assert torch.equal(pair_score(hidden, weight, 3, 7, positions=positions.to(torch.uint8)), wanted)
+    for changed, message in (
+        (
+            {"weight": torch.randn(VOCABULARY, 17)},
+            r"weight must be \[vocabulary, 16\], as hidden is wide, not \(11, 17\)",
+        ),
+        ({"bias": torch.zeros(4)}, r"bias must be \(11,\), one for each row of weight, not \(4,\)"),
+        ({"norm": torch.ones(1)}, r"norm must be \(16,\), as hidden is wide, not \(1,\)"),
+        ({"softcap": 0.0}, "softcap 0 makes every logit 0"),
+        ({"positions": positions.bool()}, "positions must be int32 or int64, not torch.bool"),
+        ({"positions": None, "attention_mask": mask.log()}, "attention_mask is True or 1 on the tokens that count"),
+        ({"positions": None, "attention_mask": mask[:, 2:].long()}, r"attention_mask must be \(3, 5\), as hidden is"),
+    ):
+        arguments: dict[str, Any] = {"hidden": hidden, "weight": weight, "positions": positions, **changed}
+        with pytest.raises(ValueError, match=message):
+            pair_score(yes_id=3, no_id=7, **arguments)
+    with pytest.raises(ValueError, match=r"hidden \(3, 0, 16\) has no tokens"):
+        pair_score(hidden[:, :0], weight, 3, 7, attention_mask=mask[:, :0].long())
+    with pytest.raises(IndexError, match="position 49 is past the 15 tokens of hidden"):
+        pair_score(hidden.flatten(0, 1), weight, 3, 7, cu_seqlens=torch.tensor([0, 4, 50]))
+    with pytest.raises(IndexError, match="position -1"):
+        pair_score(hidden.flatten(0, 1), weight, 3, 7, cu_seqlens=torch.tensor([-3, 4]))

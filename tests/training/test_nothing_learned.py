@@ -12,9 +12,10 @@ import tiny_training as run
 import torch
 
 from rerankkit import registry
+from rerankkit.batches import training_rows
 from rerankkit.errors import InputError, RunError
 from rerankkit.reranker import Reranker
-from rerankkit.training import train
+from rerankkit.training import requirements, train
 
 SHORT: dict[str, Any] = {"max_steps": 2, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
 EPOCHS: dict[str, Any] = {**SHORT, "max_steps": None, "num_train_epochs": 1.0}
@@ -196,6 +197,19 @@ def test_documents_that_lose_all_their_tokens(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="all documents of a query have the same prompt"):
         train(recipe, tmp_path / "out")
     assert kept(tmp_path / "out") == []
+
+
+def test_a_group_is_tokenized_once_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = run.recipe(tmp_path / "recipe", SHORT, dev=0)
+    looked_at = []
+
+    def rows(parts: Any, group: Any) -> Any:
+        looked_at.append(group.query)
+        return training_rows(parts, group)
+
+    monkeypatch.setattr(requirements, "training_rows", rows)
+    train(recipe, tmp_path / "out")
+    assert len(looked_at) > 2 and len(set(looked_at)) == len(looked_at)
 
 
 def again(recipe: Path, output: Path, overwrite: bool, said: Any) -> None:

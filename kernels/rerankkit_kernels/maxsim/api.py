@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 import torch
 
-from rerankkit_kernels.library import check_device, nobody_watches
+from rerankkit_kernels.library import check_device, check_mask, nobody_watches, whole
 from rerankkit_kernels.maxsim.op import run_forward
 
 LAYOUTS = ("auto", "cross", "grouped", "pairs")
 PRECISIONS = ("default", "highest", "rescored")
 INT16 = 32_767
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def maxsim(
@@ -110,24 +111,29 @@ def maxsim_packed(
         raise ValueError(f"d must be [tokens, dim] and cu_seqlens_d [Nd + 1], not {list(d.shape)}")
     documents = {"d": d, "cu_seqlens_d": cu_seqlens_d, "d_scale": d_scale, "pair_q": pair_q, "pair_d": pair_d}
     check_device({"q": q, "q_mask": q_mask, "cu_seqlens_q": cu_seqlens_q, **documents})
+    cu_seqlens_d = whole("cu_seqlens_d", cu_seqlens_d)
     if cu_seqlens_q is not None:
+        cu_seqlens_q = whole("cu_seqlens_q", cu_seqlens_q)
         if q.ndim != 2 or q_mask is not None:
             raise ValueError("with cu_seqlens_q, q must be [tokens, dim], and there is no q_mask")
         q, q_mask = _unpacked(q, cu_seqlens_q, max_seqlen_q)
     _check(q, d, d_scale, q_mask, None, empty, precision)
     if pair_q is None and pair_d is not None:
         raise ValueError("pair_d needs pair_q")
+    pair_q = None if pair_q is None else whole("pair_q", pair_q)
+    pair_d = None if pair_d is None else whole("pair_d", pair_d)
     pairs = cu_seqlens_d.shape[0] - 1 if pair_d is None else pair_d.shape[0]
     if pair_q is not None and pair_q.shape[0] != pairs:
         raise ValueError(f"pair_q has {pair_q.shape[0]} entries, not one for each of {pairs} pairs")
+    if pair_q is not None and pairs and not (q.shape[0] and cu_seqlens_d.shape[0] > 1):
+        count = max(0, cu_seqlens_d.shape[0] - 1)
+        raise IndexError(f"there are {pairs} pairs, but {q.shape[0]} queries and {count} documents")
     longest = d.shape[0] if max_seqlen_d is None else max_seqlen_d
     scores = _scores(q, d, d_scale, q_mask, None, cu_seqlens_d, pair_q, pair_d, 0, longest, precision, backend)
     if empty == "-inf":
         none = cu_seqlens_d.diff() == 0
-        if pair_d is not None:  # of a document that does not exist the score is NaN
-            there = pair_d.clamp(0, none.shape[0] - 1)
-            none = none[there] & (there == pair_d)
-        scores = scores.masked_fill(none, -torch.inf)
+        none = none if pair_d is None else none[pair_d.clamp(0, none.shape[0] - 1)]
+        scores = scores.masked_fill(none & ~scores.isnan(), -torch.inf)  # NaN: a document or query that does not exist
     return scores if pair_q is None else scores.view(-1)
 
 
@@ -138,6 +144,8 @@ def pack(documents: Sequence[torch.Tensor], multiple: int = 1) -> tuple[torch.Te
         multiple: Repeats a document's last token until its length is a multiple of this. No score changes by it, and
             with 16 the CPU is spared a copy at every call.
     """
+    if multiple < 1 or not documents:
+        raise ValueError(f"multiple must be 1 or more and there must be documents, not {multiple} and {len(documents)}")
     lengths = torch.tensor([0, *(len(document) + -len(document) % multiple for document in documents)])
     repeated = [part for document in documents for part in (document, *[document[-1:]] * (-len(document) % multiple))]
     return torch.cat(repeated), lengths.cumsum(0).to(documents[0].device)
@@ -213,19 +221,18 @@ def _check(
     if q.shape[-1] != d.shape[-1]:
         raise ValueError(f"q has dim {q.shape[-1]}, d has {d.shape[-1]}")
     if d_scale is not None:
-        if d.dtype != torch.int8 or not q.is_floating_point():
+        if d.dtype != torch.int8 or q.dtype not in FLOATS:
             raise ValueError(f"with d_scale, d must be int8 and q floats, not {d.dtype} and {q.dtype}")
         if d_scale.shape != d.shape[:-1] or not d_scale.is_floating_point():
             wanted, given = tuple(d.shape[:-1]), tuple(d_scale.shape)
             raise ValueError(f"d_scale must be floats {wanted}, as d is, not {d_scale.dtype} {given}")
-    elif not (q.is_floating_point() and d.is_floating_point()):
+    elif d.dtype not in FLOATS or q.dtype not in FLOATS:
         how = "; int8 documents need d_scale, as quantize makes both" if d.dtype == torch.int8 else ""
         raise ValueError(f"q and d must be floats, not {q.dtype} and {d.dtype}{how}")
     if q_mask is not None and q_mask.shape != q.shape[:-1]:
         raise ValueError(f"q_mask must be {tuple(q.shape[:-1])}, as q is, not {tuple(q_mask.shape)}")
-    for mask in (q_mask, d_mask):
-        if mask is not None and mask.is_floating_point():
-            raise ValueError("a mask is True or 1 on the tokens that count; one of floats could mean the opposite")
+    check_mask("q_mask", q_mask)
+    check_mask("d_mask", d_mask)
     if empty not in ("zero", "-inf"):
         raise ValueError(f"empty {empty!r} is neither 'zero' nor '-inf'")
     if precision not in PRECISIONS:

@@ -143,6 +143,9 @@ def forward(
     if d_mask is None:
         whole = size // TOKENS
     total = tl.zeros((QUERIES,), tl.float32)
+    if cu_seqlens is not None:
+        # to this nothing is added; asked after the loops, it would take a register through them
+        total = tl.where(known, total, float("nan"))
     for segment in range(0, lq, PADDED_LQ):
         token = segment + tl.arange(0, ROWS) % PADDED_LQ  # of its query
         real = (first + slot < across) & (token < lq)
@@ -197,8 +200,6 @@ def forward(
         highest = tl.where(tl.max((best != best).to(tl.int32), 1) > 0, float("nan"), highest)
         highest = tl.where(counts, highest, 0.0)
         total += tl.sum(tl.reshape(highest, (QUERIES, PADDED_LQ)), 1)
-    if cu_seqlens is not None:
-        total = tl.where(known, total, float("nan"))
     slots = first + tl.arange(0, QUERIES)
     tl.store(scores + slots.to(tl.int64) * count + pair, total, mask=slots < across)
 

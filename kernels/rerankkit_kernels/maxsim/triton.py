@@ -33,7 +33,8 @@ def forward(
     across = 1 if group or pair_q is not None else nq
     scores = q.new_empty(across, count, dtype=torch.float32)
     winners = q.new_empty((count, across, lq) if winner_type else (0,), dtype=winner_type or torch.int32)
-    if not scores.numel() or not lq or not d.numel():
+    # bounds of packed documents are looked at by the kernel even where there is no token
+    if not scores.numel() or not lq or not (d.numel() if cu_seqlens is None else dim):
         return scores.zero_(), winners.fill_(-1)
     rows, queries, tokens, config = forward_tile(lq, across, dim, q.dtype, winner_type is not None)
     tiles = triton.cdiv(across, queries)

@@ -2,7 +2,7 @@
 
 import torch
 
-from rerankkit_kernels.library import check_device, nobody_watches
+from rerankkit_kernels.library import check_device, check_mask, check_output_layer, nobody_watches, whole
 from rerankkit_kernels.pair_score.op import run_forward
 
 MODES = ("diff", "yes", "pair_logprob", "prob")
@@ -58,17 +58,25 @@ def pair_score(
     wanted = 2 if cu_seqlens is not None else 3
     if hidden.ndim != wanted and (positions is None or hidden.ndim != 2):
         raise ValueError(f"hidden {tuple(hidden.shape)} must be [rows, length, width], or packed [tokens, width]")
+    check_output_layer(hidden, weight, bias, softcap)
+    if norm is not None and norm.shape != hidden.shape[-1:]:
+        raise ValueError(f"norm must be {tuple(hidden.shape[-1:])}, as hidden is wide, not {tuple(norm.shape)}")
     for name, answer in (("yes_id", yes_id), ("no_id", no_id)):
         if not 0 <= answer < weight.shape[0]:
             raise ValueError(f"{name} {answer} is no row of weight {tuple(weight.shape)}")
     if cu_seqlens is not None:
-        bounds = cu_seqlens.long()
-        positions = torch.where(bounds.diff() > 0, bounds[1:] - 1, -1)
+        bounds = whole("cu_seqlens", cu_seqlens).long()
+        positions = torch.where((bounds.diff() > 0) & (bounds[:-1] >= 0), bounds[1:] - 1, -1)
     elif attention_mask is not None:
+        check_mask("attention_mask", attention_mask)
+        if attention_mask.shape != hidden.shape[:-1]:
+            shape = tuple(attention_mask.shape)
+            raise ValueError(f"attention_mask must be {tuple(hidden.shape[:-1])}, as hidden is, not {shape}")
         positions = last_true(attention_mask)
     assert positions is not None
     if positions.ndim != 1 or (hidden.ndim == 3 and positions.shape != hidden.shape[:1]):
         raise ValueError(f"positions must be [rows] for hidden {tuple(hidden.shape)}, not {tuple(positions.shape)}")
+    positions = whole("positions", positions)
     if not hidden.shape[-2] and positions.shape[0]:
         raise ValueError(f"hidden {tuple(hidden.shape)} has no tokens, and so none that is answered at")
     if lora is not None:
@@ -83,4 +91,6 @@ def pair_score(
 
 def last_true(mask: torch.Tensor) -> torch.Tensor:
     """Position of the last True of each row, -1 where there is none. [rows]"""
+    if not mask.shape[1]:
+        return torch.full(mask.shape[:1], -1, device=mask.device)
     return (mask.ne(0) * torch.arange(1, mask.shape[1] + 1, device=mask.device)).amax(1) - 1

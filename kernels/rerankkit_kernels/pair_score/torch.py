@@ -99,6 +99,8 @@ def _places(hidden: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         raise IndexError(
             f"position {int(positions.min())}: positions count from 0, and a sequence without tokens has none"
         )
+    if len(positions) and int(positions.max()) >= hidden.shape[-2]:
+        raise IndexError(f"position {int(positions.max())} is past the {hidden.shape[-2]} tokens of hidden")
     return positions
 
 
