@@ -316,7 +316,7 @@ class Scoring:
         batch, states = collate(self.parts, rows), [self._states[one] for one in shared_by(rows)]
         scores = forward(self.parts, batch.to(device(self.parts)), states).tolist()
         self.bill.add_passes([question.query for question in questions], batch.tokens, time.perf_counter() - start)
-        asked = [len(row.choices) or len(row.labels) or None for row in rows]
+        asked = [len(row.labels) or len(row.choices) or None for row in rows]
         return [Reading(values[:count], {}) for values, count in zip(scores, asked, strict=True)]
 
     def _read_answers(self, questions: list[_Question]) -> list[Reading]:

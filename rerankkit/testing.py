@@ -167,11 +167,26 @@ class StandInTokenizer:
     cls_token = "[CLS]"
     unk_token_id = None
     added_tokens_decoder: Mapping[int, Any] = MappingProxyType({})
+    model_input_names = ("input_ids", "attention_mask")
+
+    def __len__(self) -> int:
+        return 998
+
+    def num_special_tokens_to_add(self, pair: bool) -> int:
+        return 0
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
         return {"input_ids": [1 + sum(text.encode()) % 997]}
 
-    def apply_chat_template(self, turns: list[dict[str, str]], tokenize: bool, add_generation_prompt: bool) -> str:
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        return [""] * len(ids)
+
+    def get_chat_template(self) -> str:
+        return self.chat_template
+
+    def apply_chat_template(
+        self, turns: list[dict[str, str]], chat_template: str, tokenize: bool, add_generation_prompt: bool
+    ) -> str:
         return "".join(f"<|{turn['role']}|>{turn['content']}" for turn in turns) + "<|assistant|>"
 
 

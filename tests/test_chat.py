@@ -177,7 +177,6 @@ def test_every_formatter_gives_the_template_its_variables(formatter: str) -> Non
             factory(chat_template_kwargs={"enable_thinking": False})
 
 
-@pytest.mark.regression
 @pytest.mark.parametrize(
     "start", ["", "\n", "\n\n", "  ", " {# a #} ", "\n  {% if true %}b{% endif %}\n", "{%- set a = 1 -%}\n"]
 )

@@ -145,6 +145,5 @@ def test_the_work_grows_with_the_text_and_no_faster(template: str, text: str) ->
     assert time.process_time() - before < 3
 
 
-@pytest.mark.regression
 def test_a_label_behind_empty_lines_is_found() -> None:
     assert neutral("\n\n \n  2: a\n\t 3 : b", "{label}: {document}", "numbers") == "\n\n \n  (2): a\n\t (3) : b"

@@ -188,7 +188,7 @@ def test_all_pairs_cost_each_document_once_in_first_place(monkeypatch: pytest.Mo
     of = comparing(AllPairs())
     _, bill = engine.run(of, [group], Engine())
     (stem, _), *firsts = reads.read
-    rows = engine._rows(of, [Ask(group, (a, b)) for a in range(4) for b in range(4) if a != b])
+    rows = engine.rows_of(of, [Ask(group, (a, b)) for a in range(4) for b in range(4) if a != b])
     assert len(firsts) == 4 and {before for _, before in firsts} == {stem}
     whole_prompts, shared = sum(len(row.ids) for row in rows), sum(length + stem for length, _ in firsts)
     assert (bill.total.prompts, bill.total.passes) == (12, 3)

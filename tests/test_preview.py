@@ -210,7 +210,7 @@ def test_without_colour_roles_stand_between_markers(recipe_file: Path) -> None:
     assert "\x1b" not in text and "\u202e" not in text
     for marker in ("⟦fixed|«Query", "⟦query|", "⟦document|", "»⟧", "▶:◀⟧", "cut:", "left out", "yes_no.v1"):
         assert marker in text
-    assert 'head      yes_no.v1 (positive = " yes", negative = " no", score = "difference")' in text
+    assert 'head      yes_no.v1 (positive = " yes", negative = " no", score = "difference", in_context = true)' in text
     assert "max_length = 512, document_max_length = 20" in text
     assert "shared by the group's prompts and computed once" in text
 

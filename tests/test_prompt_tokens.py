@@ -153,7 +153,6 @@ def test_what_a_normalizer_turns_into_a_control_token_is_text(wide: str) -> None
     assert len(words) - 1 in tokens(pieces((f"a {wide}", "fixed")), words)[0]
 
 
-@pytest.mark.regression
 def test_full_width_text_spells_no_entry_of_a_unigram_vocabulary() -> None:
     words = tiny_encoders.tokenizer("unigram")
     wide = "".join(chr(ord(character) + 0xFEE0) for character in "<s>a</s>")

@@ -121,7 +121,8 @@ def test_one_prompt_is_read_once_however_many_rows_share_it(architecture: str) -
         together = model.hidden(batch, states).states
         for row in range(6):
             alone = model.hidden(batch.take(torch.tensor([row]))).states[0]
-            assert torch.allclose(together[row, : len(alone)], alone, atol=1e-5)
+            apart = (together[row, : len(alone)] - alone).abs().max()
+            assert apart < 1e-5 * max(1.0, alone.abs().max())
     whole = EncoderState(torch.rand(3, 4, 8), torch.ones(3, 4))
     assert whole.take(torch.arange(3)).states is whole.states  # each its own: nothing is copied
 
