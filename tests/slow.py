@@ -12,7 +12,7 @@ from rerankkit.protocols import Asked, Group, Order
 
 @registry.strategies("slow.v1")
 class Slow:
-    """Asks one document after another, and leaves a file when some are done."""
+    """Asks one document after another; when some are done it leaves a file, and waits."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
@@ -24,7 +24,7 @@ class Slow:
             scores.append((position, score))
             if position == 4:
                 Path("some are done").touch()
-            time.sleep(self.seconds)
+                time.sleep(self.seconds)
         return sorted(scores, key=lambda pair: -pair[1])
 
     def training_asks(self, group: Group) -> list[Asked]:

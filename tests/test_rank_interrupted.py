@@ -59,7 +59,7 @@ def test_the_same_command_goes_on_after_an_interrupt(shell: Shell, command: list
         "--output",
         "out.trec",
         "--model.strategy.seconds",
-        "0.05",
+        "60",
     ]
     with subprocess.Popen(patient, env=environment, stderr=subprocess.PIPE, text=True) as process:
         while not Path("some are done").exists() and process.poll() is None:
