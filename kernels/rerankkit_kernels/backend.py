@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -122,7 +123,11 @@ def _elsewhere(device: torch.device) -> str:
 
 
 def _triton_version() -> tuple[int, ...]:
-    return tuple(int(part) for part in importlib.metadata.version("triton").split(".")[:2])
+    """Major and minor number; nothing where a build under another name, such as pytorch-triton, does not tell."""
+    try:
+        return tuple(int(number) for number in re.findall(r"\d+", importlib.metadata.version("triton"))[:2])
+    except importlib.metadata.PackageNotFoundError:
+        return ()
 
 
 def _say(problem: str, level: int = logging.INFO) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -313,7 +314,13 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(proof, "problem", lambda *_: "")
     monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: about.triton)
-    monkeypatch.setattr(backend.importlib.metadata, "version", lambda name: about.triton)
+
+    def version(name: str) -> str:
+        if about.triton == "nightly":
+            raise PackageNotFoundError(name)
+        return str(about.triton)
+
+    monkeypatch.setattr(backend.importlib.metadata, "version", version)
     return about
 
 
@@ -323,6 +330,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         ((9, 0), None, "3.7.1", torch.float32, ""),
         ((12, 0), None, "3.7.1", torch.bfloat16, ""),
         ((10, 0), None, "3.8.0", torch.float32, ""),
+        ((10, 0), None, "3.8rc1", torch.float32, ""),
+        ((10, 0), None, "nightly", torch.float32, "Triton before 3.8 adds up products wrongly on Acme 9000"),
         ((7, 5), None, "3.7.1", torch.float32, "Acme 9000 is older than compute capability 8.0"),
         ((9, 0), "6.4", "3.7.1", torch.float32, "the tensors are on an AMD GPU, not on an NVIDIA GPU"),
         ((10, 0), None, "3.7.1", torch.float32, "Triton before 3.8 adds up products wrongly on Acme 9000"),
