@@ -286,7 +286,7 @@ def _hold(kind: str, of: Parts, at: Path) -> None:
 
 
 def _ids(of: Parts, query: str, document: str) -> list[int]:
-    row = engine._rows(of, [Ask(Group(query, [document]), (0,))])[0]
+    row = engine.rows_of(of, [Ask(Group(query, [document]), (0,))])[0]
     return [*row.shared, *row.ids] if not isinstance(of.collator, EncoderDecoderCollator) else list(row.shared)
 
 
@@ -316,7 +316,7 @@ def _logits(kind: str, plain: Any, ids: list[int], written: list[int]) -> torch.
 
 
 def _hold_written(kind: str, of: Parts, plain: Any, query: str, documents: list[str]) -> None:
-    rows = engine._rows(of, [Ask(Group(query, documents), (i,)) for i in range(len(documents))])
+    rows = engine.rows_of(of, [Ask(Group(query, documents), (i,)) for i in range(len(documents))])
     found = of.backbone.write(engine.collate(of, rows), WRITTEN)  # type: ignore[attr-defined]
     ends = plain.generation_config.eos_token_id
     for row, answer in zip(rows, found, strict=True):
