@@ -186,7 +186,7 @@ def _make(kind: str, model_type: str, at: Path) -> None:
     special = {"pad_token_id": words.pad_token_id, "bos_token_id": 3, "eos_token_id": words.eos_token_id or 3}
     shape = {name: value for name, value in SHAPE.items() if name in known} | special | OTHERWISE.get(model_type, {})
     try:
-        config = config_class(vocab_size=len(words), **shape)
+        config = config_class(vocab_size=len(words) + 1, **shape)  # Qwen2's tokenizer adds an entry of its own
         if config.get_text_config() is not config:
             raise Untried("a model of several parts")
         if kind == "hf_classifier.v1":

@@ -171,8 +171,8 @@ def new_weights(
 
 def require_fitting_tokenizer(name: str, tokenizer: Any, model: Any, task: Task) -> None:
     """Refuse a tokenizer with entries or types that the model has no embedding for."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    if max(len(tokenizer), *(number + 1 for number in tokenizer.added_tokens_decoder)) > rows:
+    entries = max([len(tokenizer), *(number + 1 for number in tokenizer.added_tokens_decoder)])
+    if (rows := _embeddings(model, entries)) < entries:
         beyond = sorted((number, entry) for entry, number in tokenizer.get_vocab().items() if number >= rows)
         raise InputError(
             f"{name}: its tokenizer has entries up to number {beyond[-1][0]:,}, and the model has embeddings for "
@@ -181,6 +181,14 @@ def require_fitting_tokenizer(name: str, tokenizer: Any, model: Any, task: Task)
         )
     if task == "classifier" and "token_type_ids" in tokenizer.model_input_names:
         require_known_types(model, torch.tensor(tokenizer("a", "a", return_token_type_ids=True)["token_type_ids"]))
+
+
+def _embeddings(model: Any, entries: int) -> int:
+    """How many entries have an embedding: all, where the model has no table, as CANINE hashes characters."""
+    try:
+        return int(model.get_input_embeddings().weight.shape[0])
+    except NotImplementedError:
+        return entries
 
 
 def require_known_types(model: Any, type_ids: torch.Tensor) -> None:
