@@ -306,7 +306,8 @@ def test_a_tokenizer_with_fewer_entries_than_embeddings_loads(tmp_path: Path) ->
 
     rows = json.loads((FOLDERS["causal"]() / "config.json").read_text())["vocab_size"]
     folder = changed(tmp_path, "causal", lambda settings: settings.update(vocab_size=rows + 24), pad)
-    assert torch.equal(states("causal", folder)[..., :rows], states("causal", FOLDERS["causal"]()))
+    found, wanted = states("causal", folder)[..., :rows], states("causal", FOLDERS["causal"]())
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)  # a product of other widths rounds otherwise
 
 
 @pytest.mark.regression
@@ -391,8 +392,7 @@ def test_a_decoder_of_modernbert_ranks(tmp_path: Path) -> None:
     torch.manual_seed(2)
     shape = {**tiny.SHAPE, "num_hidden_layers": 3, "local_attention": 512, "cls_token_id": 3, "sep_token_id": 2}
     config = transformers.ModernBertDecoderConfig(vocab_size=len(words), **shape)
-    model = transformers.ModernBertDecoderForCausalLM(config).eval()
-    model.save_pretrained(tmp_path)
+    transformers.ModernBertDecoderForCausalLM(config).save_pretrained(tmp_path)
     words.save_pretrained(tmp_path)
     of = tiny.parts(of=registry.backbones.get("hf_causal.v1")(str(tmp_path)))
     group = tiny.group(3, 4)
