@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 570
-"""Of a whole visit, the installation included: a machine may be lent for ten minutes a command."""
+"""Of a whole visit, the installation included; where a command may take ten minutes, that is within them."""
 DRY_SECONDS = 3000
 """Of a dry run, which may share its two cores with other work."""
 LEAST = 10

@@ -10,7 +10,7 @@ from rerankkit.errors import InputError, RunError
 from rerankkit.fitting import foreign_markers
 from rerankkit.problems import COMMAND_LINE, shown
 from rerankkit.published import Published, published_settings
-from rerankkit.recipe import Recipe, load_recipe
+from rerankkit.recipe import Recipe, read
 from rerankkit.registry import registry
 from rerankkit.resolving import evaluate, override, recipes_folder
 from rerankkit.warnings import warn
@@ -53,7 +53,7 @@ def _with_settings(recipe: Recipe) -> Recipe:
         if checkpoint.is_late_interaction:
             warn("checkpoints_unread", f"{name} ({error})")
         return recipe
-    theirs, ours = load_recipe(base).get("model"), recipe.get("model")
+    theirs, ours = read(base).get("model"), recipe.get("model")  # its own model need not be installed
     if ours["collator"].get("@collators") != theirs["collator"]["@collators"]:
         return recipe  # another kind of reranker, of which the checkpoint is only the body
     taken: dict[str, Any] = {}

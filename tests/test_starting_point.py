@@ -117,3 +117,15 @@ def test_markers_that_a_vocabulary_has_not_are_told_by_check_and_refused(archite
 
 
 MARKERS = {"model.collator.query_marker": "query: ", "model.collator.document_marker": ""}
+
+
+def test_the_model_of_a_shipped_recipe_need_not_be_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from rerankkit import starting_point
+
+    def absent(name: str) -> None:
+        raise InputError(f"{name} is carried by a package that is not installed")
+
+    monkeypatch.setattr("rerankkit.weights.locate", absent)
+    overrides = {"model.backbone.name": str(tiny_bert.classifier()), **data(tmp_path / "data")}
+    recipe = load_recipe("cross_encoder", overrides, purpose="train")
+    assert starting_point.with_checkpoint_settings(recipe).get("model.backbone")["name"] == str(tiny_bert.classifier())
