@@ -14,7 +14,6 @@ import torch
 import transformers
 
 from rerankkit import Reranker, engine
-from rerankkit.architectures import Passes
 from rerankkit.backbones.hf_causal import hf_causal
 from rerankkit.backbones.hf_classifier import hf_classifier
 from rerankkit.backbones.hf_encoder import hf_encoder
@@ -211,6 +210,8 @@ def test_positions_do_not_depend_on_the_longest_text_of_a_batch(share: bool, kin
 @pytest.mark.parametrize("longer", [40, 90])
 def test_positions_are_not_those_of_a_text_that_another_thread_reads(longer: int, tmp_path: Path) -> None:
     """It may read one between the moment a batch is laid out and the moment its positions are computed."""
+    from rerankkit.architectures import Passes
+
     folder = scaled(tmp_path, "Llama", "dynamic")
     right = hf_causal(str(folder)).model(input_ids=torch.arange(30, 60)[None]).logits
     loaded = hf_causal(str(folder)).model

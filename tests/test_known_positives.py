@@ -57,7 +57,6 @@ def test_rows_of_one_query_id_know_of_each_other() -> None:
         assert [text for text in "abn" if data.known_positives(group).covers(text)] == ["a", "b"]
 
 
-@pytest.mark.regression
 def test_a_document_of_the_querys_id_is_the_query_only_where_the_reader_says_so(tmp_path: Path) -> None:
     given = [
         Group(f"query {i}", [f"yes {i}", f"no {i}"], [1, 0], qid=str(i), doc_ids=[f"{1 - i}", "9"]) for i in (0, 1)

@@ -162,7 +162,6 @@ def test_kernels_that_are_right_are_taken(monkeypatch: pytest.MonkeyPatch, caplo
 
 @pytest.mark.interpreted
 @needs_triton
-@pytest.mark.regression
 @pytest.mark.parametrize("around", ["default device", "default type", "transform"])
 def test_what_is_around_a_call_is_no_fault_of_the_kernels(around: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Defaults of another device or type, as transformers sets while it loads, and the transforms of torch.func."""

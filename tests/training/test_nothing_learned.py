@@ -12,10 +12,9 @@ import tiny_training as run
 import torch
 
 from rerankkit import registry
-from rerankkit.batches import training_rows
 from rerankkit.errors import InputError, RunError
 from rerankkit.reranker import Reranker
-from rerankkit.training import requirements, train
+from rerankkit.training import train
 
 SHORT: dict[str, Any] = {"max_steps": 2, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
 EPOCHS: dict[str, Any] = {**SHORT, "max_steps": None, "num_train_epochs": 1.0}
@@ -200,6 +199,9 @@ def test_documents_that_lose_all_their_tokens(tmp_path: Path) -> None:
 
 
 def test_a_group_is_tokenized_once_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rerankkit.batches import training_rows
+    from rerankkit.training import requirements
+
     recipe = run.recipe(tmp_path / "recipe", SHORT, dev=0)
     looked_at = []
 
